@@ -1,0 +1,32 @@
+"""Settings that hold for every test: typed calls, no silent broadcasting, seeded keys, one hypothesis profile.
+
+The import hook comes first, before anything imports `ppl`: it makes every annotated function of the package
+check its arguments (jaxtyping dimensions included) while the tests run, and costs users nothing.
+"""
+
+import hashlib
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+jaxtyping.install_import_hook("ppl", "beartype.beartype")
+
+CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Reruns read their executables from here; the keys of the cache contain the jaxlib version and the flags.
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+settings.register_profile("ppl", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("ppl")
+
+
+@pytest.fixture
+def key(request):
+    """A key that depends on the test's name alone: not on the clock, the order or the worker."""
+    digest = hashlib.sha256(request.node.nodeid.split("/")[-1].encode()).digest()
+    return jax.random.key(int.from_bytes(digest[:4], "big"))
