@@ -1,0 +1,109 @@
+"""The handlers that run a program: simulate, joint density, terms by site, partial choices.
+
+Each is one small class; control flow is the interpreter's business. None of them checks its reads: `Program` does.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite
+from ppl.semantics.scoring import draw, log_prob, site_key, total_log_prob
+from ppl.semantics.site import Site
+
+
+class Totals(NamedTuple):
+    """`log_density`: everything, in nats; `log_weight`: what importance weighting counts."""
+
+    log_density: Any
+    log_weight: Any
+
+
+def _zero() -> Any:
+    return jnp.zeros((), jnp.result_type(float))
+
+
+def _sum(log_weight: Any) -> Any:
+    return jnp.sum(log_weight).astype(jnp.result_type(float))
+
+
+class Simulate(Handler):
+    """Draw each latent choice from its measure unless it is given; weigh by what is given, observations and factors.
+
+    Writes the choices, given ones included, and the deterministic values.
+    """
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+    def zero(self) -> Totals:
+        """No density yet."""
+        return Totals(_zero(), _zero())
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """The observed value, the given one, or a fresh draw."""
+        given = node.observed if read is None else read
+        if given is None:
+            value = draw(node.measure, site_key(self.key, node.address, where.loop), where.lanes)
+            return Outcome(value, Totals(total_log_prob(node.measure, value), _zero()), value)
+        score = total_log_prob(node.measure, given)
+        return Outcome(given, Totals(score, score), given if node.observed is None else None)
+
+    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
+        """A factor counts in both totals."""
+        del site, where
+        return Outcome(None, Totals(_sum(log_weight), _sum(log_weight)))
+
+    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
+        """Record the value."""
+        del site, where
+        return Outcome(None, self.zero(), value)
+
+
+class Density(Handler):
+    """The joint log density of choices that are all given. Writes nothing."""
+
+    def zero(self) -> Any:
+        """Zero nats."""
+        return _zero()
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """Score the given or observed value."""
+        del where
+        value = read if node.observed is None else node.observed
+        return Outcome(value, total_log_prob(node.measure, value))
+
+    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
+        """Add a log weight."""
+        del site, where
+        return Outcome(None, _sum(log_weight))
+
+
+class Term(NamedTuple):
+    """What `Terms` writes at a site: its log density (batch-shaped) and the value scored."""
+
+    log_density: Any
+    value: Any
+
+
+class Terms(Handler):
+    """The log density of every site by itself, with given choices. Writes a `Term` a site."""
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """Score the given or observed value and write both."""
+        del where
+        value = read if node.observed is None else node.observed
+        return Outcome(value, (), Term(jnp.asarray(log_prob(node.measure, value)), value))
+
+    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
+        """Write the log weight."""
+        del site, where
+        return Outcome(None, (), Term(log_weight, ()))
+
+    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
+        """Write the value."""
+        del site, where
+        return Outcome(None, (), value)
+
+

@@ -1,0 +1,342 @@
+"""Programs: a model with its arguments bound. A `Program` denotes a measure over its choices and its return value.
+
+`@ppl.model` makes a maker of programs; a `Program` is a pytree whose leaves are the array arguments, so it passes through
+`jit` and `vmap`. Its methods run the one interpreter with different handlers, compiled once a structure.
+"""
+
+from collections.abc import Callable
+from functools import partial, update_wrapper
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl.errors import AddressError, ShapeError
+from ppl.semantics import choices as ch
+from ppl.semantics import scope
+from ppl.semantics.handlers import Density, Simulate, Term, Terms
+from ppl.semantics.interpreter import Choices, Handler, Result, run
+from ppl.semantics.rewrites import Condition, Intervene, Rewrite
+from ppl.semantics.show import program_html, program_text
+from ppl.semantics.site import SiteInfo, Source
+from ppl.semantics.staging import Arguments, StagedProgram, partition, staged_program, unknown_address
+from ppl.semantics.trace import DensityTerms, Trace
+
+
+class Model:
+    """A maker of programs: calling it binds the arguments of the function that it decorates."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Program":
+        """Bind arguments: array leaves dynamically, all other leaves statically."""
+        return Program.of(self.function, args, kwargs)
+
+    def __repr__(self) -> str:
+        """`<model eight_schools>`."""
+        return f"<model {self.function.__name__}>"
+
+
+def model(function: Callable[..., Any]) -> Model:
+    """Turn a function that calls `ppl.sample` into a maker of programs.
+
+    Args:
+        function: The model. It is read once per structure and shapes of its arguments, with traced values; use JAX's
+            control flow on random values.
+
+    Returns:
+        A callable; `model(...)` is a `Program`.
+
+    Example:
+        >>> import jax, ppl, ppl.distributions as dist
+        >>> @ppl.model
+        ... def line(x):
+        ...     slope = ppl.sample("slope", dist.Normal(0.0, 1.0))
+        ...     return ppl.sample("y", dist.Normal(slope * x, 0.5))
+        >>> program = line(jax.numpy.arange(3.0))
+        >>> list(program.sites)
+        ['slope', 'y']
+    """
+    return Model(function)
+
+
+@jax.tree_util.register_pytree_node_class
+class Program:
+    """A measure given by a program: its choices by address, its return value, its (possibly unnormalised) density."""
+
+    __slots__ = ("arguments", "dynamic", "function")
+
+    def __init__(self, function: Callable[..., Any], arguments: Arguments, dynamic: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.dynamic = dynamic
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> "Program":
+        """Bind a function of sites to its arguments."""
+        dynamic, arguments = partition((args, kwargs or {}), getattr(function, "__name__", "program"))
+        return cls(function, arguments, dynamic)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
+        """Array arguments are children; the rest is static."""
+        return self.dynamic, (self.function, self.arguments)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, dynamic: tuple[Any, ...]) -> "Program":
+        """Rebuild from leaves."""
+        return cls(*static, tuple(dynamic))
+
+    # --- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name of the function behind it."""
+        function = self.function
+        return getattr(function, "__name__", None) or getattr(function, "name", type(function).__name__)
+
+    @property
+    def staged(self) -> StagedProgram:
+        """The traced program (cached by structure and shapes)."""
+        return staged_program(self.function, self.arguments, self.dynamic)
+
+    @property
+    def jaxpr(self) -> Any:
+        """The program's representation: a jaxpr with `sample`, `factor`, `deterministic` and `lanes` equations."""
+        return self.staged.code.jaxpr
+
+    @property
+    def sites(self) -> dict[str, SiteInfo]:
+        """What is known of each site without running the program, by address and in program order."""
+        return dict(self.staged.infos)
+
+    def __repr__(self) -> str:
+        """A table of the sites."""
+        return program_text(self.name, self.sites)
+
+    def _repr_html_(self) -> str:
+        """The table of the sites for Jupyter."""
+        return program_html(self.name, self.sites)
+
+    # --- running it --------------------------------------------------------------------------------------------------
+
+    def run(self, handler: Handler, reads: Choices | None = None) -> tuple[Any, Result]:
+        """Interpret the program with a handler; returns its value and the result (by site). For authors of handlers."""
+        staged = self.staged
+        result = run(staged.code, self.dynamic, handler, reads or {})
+        return jax.tree.unflatten(staged.out_tree, result.outs), result
+
+    def simulate(self, key: Any) -> Trace:
+        """Draw every latent choice from its measure.
+
+        Args:
+            key: A JAX key (or an int seed).
+
+        Returns:
+            A `Trace`; its `log_weight` is that of the observations and factors.
+        """
+        return self.generate(key, {})
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Run the program forwards and return its value alone (choices in unbounded loops are fine here)."""
+        if sample_shape:
+            size = int(jnp.prod(jnp.asarray(sample_shape)))
+            values = jax.vmap(self.sample)(jax.random.split(as_key(key), size))
+            return jax.tree.map(lambda x: x.reshape(*sample_shape, *x.shape[1:]), values)
+        return _simulate(self, as_key(key), {}, True)[0]
+
+    def generate(self, key: Any, choices: Choices) -> Trace:
+        """Take the given choices, draw the rest from their measures.
+
+        Args:
+            key: A JAX key (or an int seed).
+            choices: Values of some latent addresses.
+
+        Returns:
+            A `Trace` whose `log_weight` is the importance weight: given choices, observations and factors.
+        """
+        given = ch.checked(choices, self.staged, "fix") if choices else {}
+        return self._trace(key, given)
+
+    def replay(self, choices: Choices) -> Trace:
+        """The trace in which every latent choice has the given value; deterministic."""
+        given = self._complete(choices, "replay")
+        return self._trace(0, given)
+
+    def _trace(self, key: Any, given: Choices) -> Trace:
+        value, recorded = _simulate(self, as_key(key), given, False)
+        order = {"choices": self.sites, "deterministic": self.sites}
+        ordered = {k: {a: recorded[k][a] for a in sites if a in recorded[k]} for k, sites in order.items()}
+        return Trace(self, value, {**recorded, **ordered})
+
+    def log_density(self, choices: Choices) -> Any:
+        """The joint log density of choices, observations and factors, in nats.
+
+        Args:
+            choices: A value for every latent address. Values outside the support have log density minus infinity;
+                values of branches not taken count for nothing.
+
+        Raises:
+            AddressError, ShapeError, DtypeError: for unknown or missing addresses and for values that do not fit.
+        """
+        return _log_density(self, self._complete(choices, "score"))
+
+    def terms(self, choices: Choices) -> DensityTerms:
+        """The joint log density by site (prior, likelihood, factor), each batch-shaped."""
+        prior, likelihood, factor, _ = _terms(self, self._complete(choices, "score"))
+        return DensityTerms(prior, likelihood, factor)
+
+    def observed(self, choices: Choices) -> dict[str, Any]:
+        """The observed values by address (they may depend on the choices)."""
+        return _terms(self, self._complete(choices, "replay"))[3]
+
+    def _complete(self, choices: Choices, verb: str) -> Choices:
+        staged = self.staged
+        ch.refuse_unbounded(staged, "density")
+        return ch.checked(choices, staged, verb, complete=True)
+
+    # --- making other programs of it ---------------------------------------------------------------------------------
+
+    def condition(self, choices: Choices) -> "Program":
+        """The program in which the given latent choices are observed."""
+        return self._rewritten(partial(Condition, "observed"), choices, "condition")
+
+    def substitute(self, choices: Choices) -> "Program":
+        """The program in which the given latent choices are fixed; they go on counting as prior terms."""
+        return self._rewritten(partial(Condition, "fixed"), choices, "substitute")
+
+    def intervene(self, choices: Choices) -> "Program":
+        """The program in which the given choices are replaced by values and no longer scored (Pearl's `do`)."""
+        staged = self.staged
+        for address in choices:
+            if address not in staged.infos:
+                raise unknown_address(address, staged.infos, "set")
+        return self._rewritten(Intervene, choices, "set", observed_too=True)
+
+    def map(self, f: Callable[[Any], Any]) -> "Program":
+        """The program whose value is `f(value)`; its choices are the same."""
+        return Program.of(_Mapped(f), (self,))
+
+    def rewrite(self, handler: Rewrite, reads: Choices | None = None) -> Any:
+        """Bind this program's sites, rewritten, in the model being traced; returns its value. For authors of handlers."""
+        value, _ = self.run(handler, reads)
+        return value
+
+    def inline(self, address: str, obs: Any, source: Source) -> Any:
+        """Place this program's sites under `address/` in the model being traced (what `ppl.sample` does)."""
+        here = scope.current()
+        if here.plates:
+            raise ShapeError(
+                f"The program {self.name!r} was sampled as {address!r} at {source} inside the plate "
+                f"{here.plates[-1].name!r}.\nA plate widens distributions, not programs. Use "
+                f"ppl.vmap(lambda: ppl.sample({address!r}, program), axis_size={here.plates[-1].size})()."
+            )
+        program = self if obs is None else self.condition(_flat_observation(obs, address, source))
+        prefix = "/".join(part for part in (here.prefix, address) if part)
+        with scope.entered(here._replace(prefix=prefix)):
+            return program.rewrite(Rewrite())
+
+    def _rewritten(self, make: Callable[[], Rewrite], choices: Choices, verb: str, observed_too: bool = False) -> "Program":
+        staged = self.staged
+        if observed_too:
+            staged = staged._replace(infos={a: _as_latent(i) for a, i in staged.infos.items()})
+        ch.checked(choices, staged, verb)
+        return Program.of(_Rewritten(self.name, make), (self, dict(choices)))
+
+
+def _as_latent(info: SiteInfo) -> SiteInfo:
+    return info._replace(kind="latent") if info.kind in ("observed", "fixed") else info
+
+
+def _flat_observation(obs: Any, address: str, source: Source) -> Choices:
+    if not isinstance(obs, dict):
+        raise AddressError(
+            f"The observation of the program sampled as {address!r} at {source} is a {type(obs).__name__}.\n"
+            "Expected: a dict of the program's choices by address."
+        )
+    return obs
+
+
+class _Named:
+    """A hashable callable with a name: what stands behind a derived program."""
+
+    __slots__ = ("make", "name")
+
+    def __init__(self, name: str, make: Callable[..., Any]) -> None:
+        self.name = name
+        self.make = make
+
+    def _identity(self) -> tuple[Any, ...]:
+        make = self.make
+        return (type(self), self.name, *((make.func, make.args) if isinstance(make, partial) else (make,)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Named) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+
+class _Rewritten(_Named):
+    """Bind a program through a rewriting handler, with values to read."""
+
+    def __call__(self, program: Program, choices: Choices) -> Any:
+        return program.rewrite(self.make(), ch.nest(choices, program.staged))
+
+
+class _Mapped(_Named):
+    """Bind a program and map its value."""
+
+    def __init__(self, f: Callable[[Any], Any]) -> None:
+        super().__init__(getattr(f, "__name__", "map"), f)
+
+    def __call__(self, program: Program) -> Any:
+        return self.make(program.rewrite(Rewrite()))
+
+
+def as_key(key: Any) -> Any:
+    """A typed JAX key from an int seed, a raw key or a typed key."""
+    if isinstance(key, int):
+        return jax.random.key(key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key) if key.ndim else jax.random.key(key)
+
+
+@partial(jax.jit, static_argnums=3)
+def _simulate(program: Program, key: Any, given: Choices, value_only: bool) -> Any:
+    staged = program.staged
+    value, result = program.run(Simulate(key), given)
+    if value_only:
+        return value, {}
+    recorded = {
+        "choices": ch.flatten(result.writes, staged, ("latent",)),
+        "masks": ch.spread(result.masks, staged),
+        "deterministic": _deterministic(result.writes, staged),
+        "log_density": result.total.log_density,
+        "log_weight": result.total.log_weight,
+    }
+    return value, recorded
+
+
+@jax.jit
+def _log_density(program: Program, given: Choices) -> Any:
+    return program.run(Density(), given)[1].total
+
+
+@jax.jit
+def _terms(program: Program, given: Choices) -> Any:
+    staged = program.staged
+    writes = program.run(Terms(), given)[1].writes
+    groups: dict[str, dict[str, Any]] = {"prior": {}, "observed": {}, "factor": {}}
+    values = {a: t.value for a, t in writes.items() if isinstance(t, Term)}
+    for address, entry in staged.table.items():
+        kind = {"latent": "prior", "fixed": "prior"}.get(entry.site.kind, entry.site.kind)
+        if kind in groups and address in writes:
+            groups[kind][address] = writes[address].log_density
+    return groups["prior"], groups["observed"], groups["factor"], ch.flatten(values, staged, ("observed",))
+
+
+def _deterministic(writes: Choices, staged: StagedProgram) -> dict[str, Any]:
+    return {a: writes[a] for a, entry in staged.table.items() if entry.site.kind == "deterministic" and a in writes}

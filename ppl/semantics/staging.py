@@ -1,0 +1,152 @@
+"""From a Python function and its arguments to a staged program: traced once a structure, then cached.
+
+Array leaves of the arguments are operands of the jaxpr; all other leaves are static and part of the cache's key. So the
+same program on new data of the same shapes is neither traced nor compiled again.
+"""
+
+import difflib
+import linecache
+import traceback
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ppl.errors import AddressError, PythonControlFlowError, ReturnValueError, StaticArgumentError
+from ppl.semantics import jaxpr as jp
+from ppl.semantics import scope
+from ppl.semantics.site import SiteInfo, is_library_file
+from ppl.semantics.table import Entry, site_table
+
+
+class Static(NamedTuple):
+    """A non-array leaf of the arguments; its type is part of its identity (1, 1.0 and True differ)."""
+
+    kind: type
+    value: Hashable
+
+
+class Arguments(NamedTuple):
+    """Arguments cut into array leaves and the rest: `tree` and, for each leaf, a `Static` or None for an array."""
+
+    tree: Any
+    statics: tuple[Static | None, ...]
+
+
+class StagedProgram(NamedTuple):
+    """A traced program: its code, output tree and avals, and its table of sites."""
+
+    code: jp.Code
+    out_tree: Any
+    out_avals: tuple[Any, ...]
+    table: dict[str, Entry]
+    infos: dict[str, SiteInfo]
+
+
+def partition(tree_of_arguments: Any, name: str) -> tuple[tuple[Any, ...], Arguments]:
+    """Cut arguments into dynamic leaves (arrays) and static ones."""
+    leaves, tree = jax.tree.flatten(tree_of_arguments)
+    dynamic = tuple(leaf for leaf in leaves if is_array(leaf))
+    statics = tuple(None if is_array(leaf) else _static(leaf, name) for leaf in leaves)
+    return dynamic, Arguments(tree, statics)
+
+
+def merge(dynamic: tuple[Any, ...], arguments: Arguments) -> Any:
+    """Put arguments together again."""
+    rest = iter(dynamic)
+    leaves = [next(rest) if static is None else static.value for static in arguments.statics]
+    return jax.tree.unflatten(arguments.tree, leaves)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is bound dynamically."""
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
+def _static(leaf: Any, name: str) -> Static:
+    try:
+        hash(leaf)
+    except TypeError:
+        raise StaticArgumentError(
+            f"An argument of the model {name!r} holds a {type(leaf).__name__}, which is neither an array nor hashable.\n"
+            "Expected: arrays (bound dynamically), or hashable values (bound statically). Register the class as a pytree, or "
+            "convert the data to an array."
+        ) from None
+    return Static(type(leaf), leaf)
+
+
+def staged_program(function: Callable[..., Any], arguments: Arguments, dynamic: tuple[Any, ...]) -> StagedProgram:
+    """Trace a program, or take it from the cache."""
+    avals = tuple(jp.aval_of(leaf) for leaf in dynamic)
+    return _staged(function, arguments, avals, jax.config.jax_enable_x64)
+
+
+@lru_cache(maxsize=2048)
+def _staged(function: Callable[..., Any], arguments: Arguments, avals: tuple[Any, ...], x64: bool) -> StagedProgram:
+    del x64
+
+    def flat(*leaves: Any) -> Any:
+        args, kwargs = merge(leaves, arguments)
+        return _checked_output(function(*args, **kwargs), function)
+
+    with scope.entered(scope.Scope()):
+        try:
+            staged = jp.stage(flat, *avals)
+        except jax.errors.ConcretizationTypeError as error:
+            raise python_control_flow(error) from error
+        except jax.errors.TracerArrayConversionError as error:
+            raise python_control_flow(error) from error
+    table = site_table(staged.code.jaxpr)
+    infos = {info.address: info for entry in table.values() for info in entry.infos}
+    return StagedProgram(staged.code, staged.out_tree, staged.out_avals, table, infos)
+
+
+def _checked_output(value: Any, function: Callable[..., Any]) -> Any:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex | bool):
+            name = getattr(function, "__name__", "a program")
+            hint = (
+                "To return a function, return jax.tree_util.Partial(f, *arrays), whose arrays are part of the value."
+                if callable(leaf)
+                else "Return arrays, in any pytree."
+            )
+            raise ReturnValueError(
+                f"The model {name!r} returned a {type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the top'}.\n"
+                f"Expected: a pytree of arrays. {hint}"
+            )
+    return value
+
+
+def python_control_flow(error: Exception) -> PythonControlFlowError:
+    """The user's own line, and the choices that a name on that line holds."""
+    frames = [f for f in traceback.walk_tb(error.__traceback__) if not is_library_file(f[0].f_code.co_filename)]
+    if not frames:
+        return PythonControlFlowError(str(error))
+    frame, line = frames[-1]
+    filename = frame.f_code.co_filename
+    text = linecache.getline(filename, line).strip()
+    return PythonControlFlowError(
+        f"Python needed the concrete value of a traced quantity at {filename}:{line}\n    {text}\n"
+        "Inside a model, random choices and array arguments are traced: their values are not known while the model is "
+        "read.\nUse jax.lax.cond, jax.lax.switch, jax.lax.scan or jnp.where instead of `if`, `while`, `for` or int() on "
+        "them; pass sizes and switches as Python values, which are bound statically."
+        + _suspects(frame, text)
+    )
+
+
+def _suspects(frame: Any, text: str) -> str:
+    names = [n for n, v in frame.f_locals.items() if isinstance(v, jax.core.Tracer) and n in text]
+    return f"\nTraced names on that line: {', '.join(names)}." if names else ""
+
+
+def unknown_address(address: str, infos: dict[str, SiteInfo], verb: str) -> AddressError:
+    """The error for an address that a program lacks, with the nearest that it has."""
+    known = [a for a, info in infos.items() if info.kind in ("latent", "observed", "fixed")]
+    near = difflib.get_close_matches(address, known, n=1)
+    hint = f" Did you mean {near[0]!r} ({infos[near[0]].source})?" if near else ""
+    return AddressError(
+        f"A value was given to {verb} the address {address!r}, which the program does not have.{hint}\n"
+        f"Its addresses: {', '.join(map(repr, known)) or 'none'}."
+    )

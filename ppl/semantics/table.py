@@ -1,0 +1,153 @@
+"""The table of a program's sites, read off its jaxpr without running anything.
+
+Here two sites with one address are found, and branches that use one address with two shapes.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ppl.errors import BranchError, DuplicateAddressError
+from ppl.semantics import jaxpr as jp
+from ppl.semantics.measures import addresses, name_of
+from ppl.semantics.site import Site, SiteInfo
+
+_address_cache: dict[int, tuple[Any, frozenset[str]]] = {}
+
+
+class _Around(NamedTuple):
+    """The control flow around a site: leading axes, whether in a branch, whether in an unbounded loop."""
+
+    axes: tuple[int, ...] = ()
+    masked: bool = False
+    unbounded: bool = False
+
+
+class Entry(NamedTuple):
+    """One site of the table with its static description."""
+
+    site: Site
+    infos: tuple[SiteInfo, ...]
+    measure_tree: Any
+    value_tree: Any
+
+
+def addresses_in(jaxpr: Any) -> frozenset[str]:
+    """The site addresses of a jaxpr at any depth (a site with a dict value counts once, under its own address)."""
+    known = _address_cache.get(id(jaxpr))
+    if known is not None and known[0] is jaxpr:
+        return known[1]
+    found = frozenset(entry.site.address for entry in _walk(jaxpr, _Around()))
+    if len(_address_cache) > 4096:
+        _address_cache.clear()
+    _address_cache[id(jaxpr)] = (jaxpr, found)
+    return found
+
+
+def site_table(jaxpr: Any) -> dict[str, Entry]:
+    """All sites by address, in program order.
+
+    Raises:
+        DuplicateAddressError: two sites that can both be met in one run have the same address.
+        BranchError: two branches use one address with different shapes.
+    """
+    return _merge_sequence([_equation_table(equation, _Around()) for equation in jaxpr.eqns])
+
+
+def _equation_table(equation: Any, around: _Around) -> dict[str, Entry]:
+    name = equation.primitive.name
+    if equation.primitive in jp.SITES:
+        entry = _entry(equation, around)
+        return {entry.site.address: entry}
+    if not jp.has_sites(equation):
+        return {}
+    if name == "cond":
+        inner = around._replace(masked=True)
+        return _merge_branches([_code_table(code, inner) for code in jp.inner_codes(equation)])
+    return _merge_sequence([_code_table(code, _inside(equation, around)) for code in jp.inner_codes(equation)])
+
+
+def _code_table(code: jp.Code, around: _Around) -> dict[str, Entry]:
+    return _merge_sequence([_equation_table(equation, around) for equation in code.jaxpr.eqns])
+
+
+def _walk(jaxpr: Any, around: _Around) -> Iterator[Entry]:
+    for equation in jaxpr.eqns:
+        if equation.primitive in jp.SITES:
+            yield _entry(equation, around)
+        elif jp.has_sites(equation):
+            for code in jp.inner_codes(equation):
+                yield from _walk(code.jaxpr, around)
+
+
+def _inside(equation: Any, around: _Around) -> _Around:
+    name = equation.primitive.name
+    if name == "scan":
+        return around._replace(axes=(*around.axes, equation.params["length"]))
+    if name == "lanes":
+        return around._replace(axes=(*around.axes, equation.params["size"]))
+    if name == "while":
+        return around._replace(unbounded=True)
+    return around
+
+
+def _entry(equation: Any, around: _Around) -> Entry:
+    params = equation.params
+    site: Site = params["site"]
+    if equation.primitive is jp.sample_p:
+        avals, names = params["avals"], addresses(site.address, params["value_tree"])
+        tree, event_rank = params["measure_tree"], params["event_rank"]
+        distribution = name_of(tree)
+    else:
+        avals, distribution, tree, event_rank = [atom.aval for atom in equation.invars], site.kind, None, 0
+        names = [site.address] if site.kind == "factor" else addresses(site.address, params["value_tree"])
+    infos = tuple(_info(site, name, aval, distribution, around, event_rank) for name, aval in zip(names, avals, strict=True))
+    return Entry(site, infos, tree, params.get("value_tree"))
+
+
+def _info(site: Site, address: str, aval: Any, distribution: str, around: _Around, event_rank: int) -> SiteInfo:
+    shape = (*around.axes, *aval.shape)
+    dims = _dims(site, len(aval.shape), len(around.axes), event_rank)
+    source = str(site.source)
+    return SiteInfo(address, site.kind, shape, aval.dtype, dims, distribution, source, around.masked, around.unbounded)
+
+
+def _dims(site: Site, rank: int, leading: int, event_rank: int) -> tuple[str | None, ...]:
+    """Plate names at the batch axes that the plates widened; batch axes come before event axes."""
+    dims: list[str | None] = [None] * rank
+    for frame in site.plates:
+        axis = rank - event_rank + frame.dim
+        if 0 <= axis < rank:
+            dims[axis] = frame.name
+    return (*(None for _ in range(leading)), *dims)
+
+
+def _merge_sequence(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
+    merged: dict[str, Entry] = {}
+    for table in tables:
+        for address, entry in table.items():
+            if address in merged:
+                raise DuplicateAddressError(
+                    f"Two sites have the address {address!r}: one at {merged[address].site.source}, "
+                    f"another at {entry.site.source}.\nExpected: one site an address. Rename one, or nest programs: "
+                    "`ppl.sample('part', program)` puts a program's addresses under 'part/'."
+                )
+            merged[address] = entry
+    return merged
+
+
+def _merge_branches(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
+    merged: dict[str, Entry] = {}
+    for table in tables:
+        for address, entry in table.items():
+            other = merged.setdefault(address, entry)
+            if [(i.shape, i.dtype) for i in other.infos] != [(i.shape, i.dtype) for i in entry.infos]:
+                raise BranchError(
+                    f"Two branches use the address {address!r} for different things: "
+                    f"{_describe(other)} at {other.site.source}, {_describe(entry)} at {entry.site.source}.\n"
+                    "Expected: one shape and dtype an address. Give the two choices different addresses."
+                )
+    return merged
+
+
+def _describe(entry: Entry) -> str:
+    return ", ".join(f"{info.distribution} of shape {info.shape} and dtype {info.dtype}" for info in entry.infos)
