@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -25,8 +26,19 @@ settings.register_profile("ppl", deadline=None, derandomize=True, max_examples=2
 settings.load_profile("ppl")
 
 
+def _seed(request):
+    """A number that depends on the test's name alone: not on the clock, the order, the folder or the worker."""
+    digest = hashlib.sha256(request.node.nodeid.split("/")[-1].encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 @pytest.fixture
 def key(request):
-    """A key that depends on the test's name alone: not on the clock, the order or the worker."""
-    digest = hashlib.sha256(request.node.nodeid.split("/")[-1].encode()).digest()
-    return jax.random.key(int.from_bytes(digest[:4], "big"))
+    """A JAX key of the test's own."""
+    return jax.random.key(_seed(request))
+
+
+@pytest.fixture
+def rng(request):
+    """A NumPy generator of the test's own."""
+    return np.random.default_rng(_seed(request))
