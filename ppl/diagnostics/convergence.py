@@ -120,7 +120,7 @@ def convergence(draws: Shaped[Array | np.ndarray, "chains draws *event"]) -> Con
 
 def _by_element(draws: Array | np.ndarray, statistic: Callable) -> np.ndarray:
     """Apply an ArviZ statistic to the chains of each element whose draws are all finite."""
-    from arviz_stats.base import array_stats  # on first use: see the docstring of ppl.diagnostics
+    from arviz_stats.base.array import array_stats  # on first use: see the docstring of ppl.diagnostics
 
     chains = np.asarray(draws)
     if chains.ndim < 2:

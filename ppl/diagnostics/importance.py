@@ -99,7 +99,7 @@ def pareto_smooth(log_weights: Float[Array | np.ndarray, "particles"]) -> Pareto
 
 def _fit(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Smooth finite log weights with ArviZ; unsmoothed, with k = inf, where its fit is not finite."""
-    from arviz_stats.base import array_stats  # on first use: see the docstring of ppl.diagnostics
+    from arviz_stats.base.array import array_stats  # on first use: see the docstring of ppl.diagnostics
 
     with np.errstate(all="ignore"):  # an extreme tail overflows: it shows in the answer, which is looked at below
         # ArviZ takes log-likelihoods left out, whose negatives are the log weights.

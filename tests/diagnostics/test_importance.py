@@ -17,7 +17,7 @@ def pareto(rng, shape, count=200_000):
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.8])
 def test_pareto_k_of_a_pareto_tail(shape, rng):
     # With a tail of 1341 weights the fit has a standard error of at most 0.053 at these shapes: 0.27 is 5 of them
-    # (6e-7). The mutant, the reciprocal index 1 / k that some parametrise a Pareto law by, is 0.27 away at each.
+    # (6e-7). The mutant, the reciprocal index 1 / k that some parametrise a Pareto law by, is further away than that.
     assert abs(pareto_smooth(pareto(rng, shape)).pareto_k - shape) < 0.27
 
 
