@@ -1,6 +1,7 @@
 """QuasiBorel: a probabilistic programming language embedded in Python, on JAX."""
 
 from ppl import distributions, errors
+from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.language import deterministic, factor, sample
 from ppl.semantics.lanes import vmap
 from ppl.semantics.plates import plate
@@ -10,6 +11,7 @@ from ppl.semantics.trace import DensityTerms, Trace
 
 __all__ = [
     "DensityTerms",
+    "FiniteMeasure",
     "Model",
     "Program",
     "SiteInfo",

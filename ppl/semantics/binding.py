@@ -9,8 +9,8 @@ import numpy as np
 from ppl.errors import AddressError, DtypeError, MeasureError, NaNError, ShapeError
 from ppl.semantics import scope
 from ppl.semantics.jaxpr import sample_p
-from ppl.semantics.measures import join, value_avals
-from ppl.semantics.site import Site, Source
+from ppl.semantics.measures import join, name_of, value_avals
+from ppl.semantics.site import Signature, Site, Source
 
 
 def bind_sample(site: Site, measure: Any, obs: Any = None) -> Any:
@@ -18,16 +18,9 @@ def bind_sample(site: Site, measure: Any, obs: Any = None) -> Any:
     leaves, tree = jax.tree.flatten(measure)
     avals, value_tree = value_avals(measure)
     observed = [] if obs is None else observation_leaves(obs, avals, value_tree, site)
-    values = sample_p.bind(
-        *leaves,
-        *observed,
-        site=site,
-        measure_tree=tree,
-        value_tree=value_tree,
-        num_leaves=len(leaves),
-        avals=avals,
-        event_rank=len(getattr(measure, "event_shape", ())),
-    )
+    event_rank = len(getattr(measure, "event_shape", ()))
+    signature = Signature(name_of(tree), tree, len(leaves), value_tree, avals, event_rank)
+    values = sample_p.bind(*leaves, *observed, site=site, signature=signature)
     return jax.tree.unflatten(value_tree, values)
 
 

@@ -86,7 +86,7 @@ def nest(choices: dict[str, Any], staged: StagedProgram) -> dict[str, Any]:
             raise AddressError(
                 f"The site {site_address!r} ({entry.site.source}) is one choice over {names}; only {present} were given."
             )
-        nested[site_address] = jax.tree.unflatten(entry.value_tree, [choices[name] for name in names])
+        nested[site_address] = jax.tree.unflatten(entry.signature.value_tree, [choices[name] for name in names])
     return nested
 
 

@@ -19,7 +19,7 @@ from jax import lax
 from ppl.errors import BranchError, UnboundedError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.lanes import vmap as ppl_vmap
-from ppl.semantics.site import Site
+from ppl.semantics.site import Signature, Site
 from ppl.semantics.table import addresses_in
 
 Choices = dict[str, Any]
@@ -56,8 +56,7 @@ class SampleSite(NamedTuple):
     site: Site
     measure: Any
     observed: Any
-    value_tree: Any
-    avals: tuple[Any, ...]
+    signature: Signature
 
     @property
     def address(self) -> str:
@@ -121,11 +120,11 @@ def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, wh
 
 def sample_site(equation: Any, operands: Sequence[Any]) -> SampleSite:
     """Rebuild the measure and the observed value of a `sample` equation from its operands."""
-    params = equation.params
-    count, tree = params["num_leaves"], params["value_tree"]
-    measure = jax.tree.unflatten(params["measure_tree"], operands[:count])
-    observed = jax.tree.unflatten(tree, operands[count:]) if len(operands) > count else None
-    return SampleSite(params["site"], measure, observed, tree, params["avals"])
+    site, signature = equation.params["site"], equation.params["signature"]
+    count = signature.num_leaves
+    measure = jax.tree.unflatten(signature.measure_tree, operands[:count])
+    observed = jax.tree.unflatten(signature.value_tree, operands[count:]) if len(operands) > count else None
+    return SampleSite(site, measure, observed, signature)
 
 
 def _sample(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choices, where: Position) -> Result:

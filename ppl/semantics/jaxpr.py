@@ -44,11 +44,15 @@ def _site_primitive(name: str) -> Primitive:
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_impl(partial(_outside_model, name))
-    primitive.def_abstract_eval(lambda *_, avals, **__: list(avals))
+    primitive.def_abstract_eval(_site_avals)
     batching.fancy_primitive_batchers[primitive] = partial(_plain_vmap, primitive)
     ad.primitive_jvps[primitive] = partial(_no_derivative, name)
     mlir.register_lowering(primitive, partial(_outside_model_lowering, name))
     return primitive
+
+
+def _site_avals(*_: Any, signature: Any = None, **__: Any) -> list[Any]:
+    return [] if signature is None else list(signature.avals)
 
 
 def _outside_model(name: str, *_: Any, site: Any, **__: Any) -> NoReturn:

@@ -74,7 +74,7 @@ def factor(address: str, log_weight: Any) -> None:
     full = full_address(address, source)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         value = value.astype(jnp.result_type(float))
-    factor_p.bind(value, site=Site(full, "factor", source, scope.current().plates), avals=())
+    factor_p.bind(value, site=Site(full, "factor", source, scope.current().plates))
 
 
 def deterministic(address: str, value: Any) -> Any:
@@ -82,7 +82,7 @@ def deterministic(address: str, value: Any) -> Any:
     source = user_source()
     leaves, tree = jax.tree.flatten(value)
     site = Site(full_address(address, source), "deterministic", source, scope.current().plates)
-    deterministic_p.bind(*leaves, site=site, value_tree=tree, avals=())
+    deterministic_p.bind(*leaves, site=site, value_tree=tree)
     return value
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from ppl.errors import AddressError, ShapeError
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
+from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
+from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
 from ppl.semantics.interpreter import Choices, Handler, Result, run
 from ppl.semantics.rewrites import Condition, Intervene, Rewrite
@@ -217,6 +219,20 @@ class Program:
     def map(self, f: Callable[[Any], Any]) -> "Program":
         """The program whose value is `f(value)`; its choices are the same."""
         return Program.of(_Mapped(f), (self,))
+
+    def enumerate(self, limit: int = DEFAULT_LIMIT) -> FiniteMeasure:
+        """The exact measure of the program, where every choice is finite.
+
+        Args:
+            limit: The most rows of the product of supports to make.
+
+        Returns:
+            A `FiniteMeasure` of the return value, with the choices by address; its mass is the evidence.
+
+        Raises:
+            NotFiniteError, EnumerationSizeError: naming the choices and their lines.
+        """
+        return enumerate_program(self, limit)
 
     def rewrite(self, handler: Rewrite, reads: Choices | None = None) -> Any:
         """Bind this program's sites, rewritten, in the model being traced; returns its value. For authors of handlers."""

@@ -42,7 +42,7 @@ class Rewrite(Handler):
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
         """Bind the factor again."""
         del where
-        factor_p.bind(log_weight, site=placed(site), avals=())
+        factor_p.bind(log_weight, site=placed(site))
         return Outcome(None, ())
 
     def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
@@ -60,7 +60,7 @@ def bind_again(node: SampleSite) -> Any:
 def bind_deterministic(site: Site, value: Any) -> None:
     """Record a value under a site's address and the current prefix."""
     leaves, tree = jax.tree.flatten(value)
-    deterministic_p.bind(*leaves, site=placed(site), value_tree=tree, avals=())
+    deterministic_p.bind(*leaves, site=placed(site), value_tree=tree)
 
 
 class Condition(Rewrite):

@@ -35,3 +35,22 @@ def program_html(name: str, sites: dict[str, SiteInfo]) -> str:
     )
     title = f"<strong>Program</strong> <code>{html.escape(name)}</code>"
     return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def finite_text(mass: float, rows: list[tuple[float, str]], limit: int = 20) -> str:
+    """Masses and values, the heaviest first."""
+    lines = [f"FiniteMeasure: {len(rows)} points, mass {mass:.6g}"]
+    lines += [f"  {weight:<12.6g} {value}" for weight, value in rows[:limit]]
+    return "\n".join(lines + ([f"  ... {len(rows) - limit} more"] if len(rows) > limit else []))
+
+
+def finite_html(mass: float, rows: list[tuple[float, str]], limit: int = 20) -> str:
+    """Masses and values as a table."""
+    body = "".join(
+        f'<tr><td style="text-align:right">{weight:.6g}</td><td style="text-align:left"><code>{html.escape(value)}</code></td></tr>'
+        for weight, value in rows[:limit]
+    )
+    more = f"<p>{len(rows) - limit} more</p>" if len(rows) > limit else ""
+    head = "<thead><tr><th>mass</th><th>value</th></tr></thead>"
+    title = f"<strong>FiniteMeasure</strong>, {len(rows)} points, mass {mass:.6g}"
+    return f"<div>{title}<table>{head}<tbody>{body}</tbody></table>{more}</div>"

@@ -57,6 +57,30 @@ class Site(NamedTuple):
     plates: tuple[PlateFrame, ...] = ()
     grad: Any = None
 
+    def __repr__(self) -> str:
+        """Address, kind and line: what a printed jaxpr shows."""
+        plates = "".join(f" in {frame.name}" for frame in self.plates)
+        return f"{self.address!r} {self.kind}{plates} @ {self.source}"
+
+
+class Signature(NamedTuple):
+    """The static part of a `sample` equation's measure and value.
+
+    The first `num_leaves` operands are the leaves of the measure (`measure_tree`); the rest, where the site is observed,
+    those of the value (`value_tree`, `avals`). `event_rank` is the number of trailing axes of the value that are no batch.
+    """
+
+    name: str
+    measure_tree: Any
+    num_leaves: int
+    value_tree: Any
+    avals: tuple[Any, ...]
+    event_rank: int
+
+    def __repr__(self) -> str:
+        """The distribution's name: what a printed jaxpr shows."""
+        return self.name
+
 
 class SiteInfo(NamedTuple):
     """What `Program.sites` tells of a site.

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from ppl.errors import BranchError, DuplicateAddressError
 from ppl.semantics import jaxpr as jp
-from ppl.semantics.measures import addresses, name_of
-from ppl.semantics.site import Site, SiteInfo
+from ppl.semantics.measures import addresses
+from ppl.semantics.site import Signature, Site, SiteInfo
 
 _address_cache: dict[int, tuple[Any, frozenset[str]]] = {}
 
@@ -27,8 +27,7 @@ class Entry(NamedTuple):
 
     site: Site
     infos: tuple[SiteInfo, ...]
-    measure_tree: Any
-    value_tree: Any
+    signature: Signature
 
 
 def addresses_in(jaxpr: Any) -> frozenset[str]:
@@ -91,24 +90,25 @@ def _inside(equation: Any, around: _Around) -> _Around:
 
 
 def _entry(equation: Any, around: _Around) -> Entry:
-    params = equation.params
-    site: Site = params["site"]
-    if equation.primitive is jp.sample_p:
-        avals, names = params["avals"], addresses(site.address, params["value_tree"])
-        tree, event_rank = params["measure_tree"], params["event_rank"]
-        distribution = name_of(tree)
-    else:
-        avals, distribution, tree, event_rank = [atom.aval for atom in equation.invars], site.kind, None, 0
-        names = [site.address] if site.kind == "factor" else addresses(site.address, params["value_tree"])
-    infos = tuple(_info(site, name, aval, distribution, around, event_rank) for name, aval in zip(names, avals, strict=True))
-    return Entry(site, infos, tree, params.get("value_tree"))
+    site: Site = equation.params["site"]
+    signature = equation.params.get("signature") or _plain_signature(equation)
+    names = addresses(site.address, signature.value_tree) if signature.value_tree else [site.address]
+    infos = tuple(_info(site, name, aval, signature, around) for name, aval in zip(names, signature.avals, strict=True))
+    return Entry(site, infos, signature)
 
 
-def _info(site: Site, address: str, aval: Any, distribution: str, around: _Around, event_rank: int) -> SiteInfo:
+def _plain_signature(equation: Any) -> Signature:
+    """The signature of a factor or of a recorded value."""
+    avals = tuple(atom.aval for atom in equation.invars)
+    return Signature("", None, 0, equation.params.get("value_tree"), avals, 0)
+
+
+def _info(site: Site, address: str, aval: Any, signature: Signature, around: _Around) -> SiteInfo:
     shape = (*around.axes, *aval.shape)
-    dims = _dims(site, len(aval.shape), len(around.axes), event_rank)
+    dims = _dims(site, len(aval.shape), len(around.axes), signature.event_rank)
     source = str(site.source)
-    return SiteInfo(address, site.kind, shape, aval.dtype, dims, distribution, source, around.masked, around.unbounded)
+    masked, unbounded = around.masked, around.unbounded
+    return SiteInfo(address, site.kind, shape, aval.dtype, dims, signature.name, source, masked, unbounded)
 
 
 def _dims(site: Site, rank: int, leading: int, event_rank: int) -> tuple[str | None, ...]:

@@ -1,0 +1,67 @@
+"""Finite laws: the outcomes of a discrete distribution with their log probabilities, for exact enumeration.
+
+A distribution is finite when the *number* of its outcomes is known while tracing; the outcomes themselves and their
+probabilities may be traced arrays. An object may say so itself with a method `outcomes() -> Outcomes`.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+
+class Outcomes(NamedTuple):
+    """The outcomes of a finite law.
+
+    `values` is a pytree with leading axes `(K, *batch)`; `log_probs` has shape `(K, *batch)`, in nats. The batch elements
+    are independent; an outcome may occur twice (its masses add) and may have mass zero.
+    """
+
+    values: Any
+    log_probs: Any
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """A measure that lists its own outcomes."""
+
+    def outcomes(self) -> Outcomes:
+        """All outcomes with their log probabilities."""
+        ...
+
+
+def outcomes(measure: Any) -> Outcomes | None:
+    """The outcomes of a measure, or None where it is not finite or its size is not known while tracing.
+
+    Example:
+        >>> import ppl.distributions as dist
+        >>> outcomes(dist.Bernoulli(0.25)).values.tolist()
+        [0, 1]
+    """
+    if isinstance(measure, Finite):
+        return measure.outcomes()
+    if isinstance(measure, dist.Independent):
+        return outcomes(measure.base_dist)
+    if isinstance(measure, dist.Delta):
+        return Outcomes(jnp.asarray(measure.v)[None], jnp.broadcast_to(measure.log_density, measure.batch_shape)[None])
+    if not getattr(measure, "has_enumerate_support", False):
+        return None
+    try:
+        values = measure.enumerate_support(expand=True)
+    except (NotImplementedError, jax.errors.ConcretizationTypeError):
+        return None
+    return Outcomes(values, measure.log_prob(values))
+
+
+def pick(outcome_list: Outcomes, index: Any) -> tuple[Any, Any]:
+    """The value and log probability of one outcome for every batch element; `index` has the batch's shape."""
+    batch = outcome_list.log_probs.shape[1:]
+    flat_index = jnp.reshape(index, (-1,))
+    lanes = jnp.arange(flat_index.shape[0])
+
+    def take(values: Any) -> Any:
+        event = values.shape[1 + len(batch) :]
+        return values.reshape(values.shape[0], -1, *event)[flat_index, lanes].reshape(*batch, *event)
+
+    return jax.tree.map(take, outcome_list.values), take(outcome_list.log_probs)
