@@ -46,7 +46,7 @@ def r_hat(draws: Shaped[Array | np.ndarray, "chains draws *event"]) -> Float[np.
     Returns:
         About 1 where chains agree; above 1.01 they have not mixed. NaN for one chain or constant draws.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> chains = np.random.default_rng(0).normal(size=(4, 500))
         >>> bool(r_hat(chains) < 1.01), bool(r_hat(chains + np.arange(4)[:, None]) > 1.5)
@@ -67,7 +67,7 @@ def effective_sample_size(
     Returns:
         A number of draws.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> walk = np.cumsum(np.random.default_rng(0).normal(size=(4, 500)), axis=1)
         >>> bool(effective_sample_size(walk) < 50)
@@ -91,7 +91,7 @@ def monte_carlo_error(
     Returns:
         A standard error in the unit of the draws.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> chains = np.random.default_rng(0).normal(size=(4, 500))
         >>> bool(abs(monte_carlo_error(chains) * np.sqrt(2000) - 1) < 0.1)

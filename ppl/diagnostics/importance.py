@@ -53,7 +53,7 @@ def pareto_k_threshold(count: int) -> float:
     Returns:
         A threshold below 0.7; 0 for ten draws or fewer.
 
-    Example:
+    Examples:
         >>> round(pareto_k_threshold(100), 3), pareto_k_threshold(10_000)
         (0.5, 0.7)
     """
@@ -72,7 +72,7 @@ def pareto_smooth(log_weights: Float[Array | np.ndarray, "particles"]) -> Pareto
     Returns:
         Normalised smoothed weights, Pareto k and a verdict.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> smoothed = pareto_smooth(0.3 * np.random.default_rng(0).normal(size=1000))
         >>> smoothed.verdict, smoothed.reliable

@@ -59,7 +59,7 @@ def systematic_cells(log_weights: Float[Array, "particles"], n: int) -> JointCel
     Returns:
         J + 1 joint cells.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> cells = systematic_cells(jnp.log(jnp.array([0.75, 0.25])), 2)
         >>> cells.ancestors.tolist(), jnp.exp(cells.log_probs).tolist()
@@ -84,7 +84,7 @@ def stratified_cells(log_weights: Float[Array, "particles"], n: int) -> Position
     Returns:
         J cells for each position: cell j is the event that it copies particle j.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> cells = stratified_cells(jnp.log(jnp.array([0.75, 0.25])), 2)
         >>> jnp.exp(cells.log_probs).tolist()
@@ -121,7 +121,7 @@ def residual_cells(log_weights: Float[Array, "particles"], n: int) -> PositionCe
     Returns:
         J cells for each position: cell j is the event that it copies particle j.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> cells = residual_cells(jnp.log(jnp.array([0.75, 0.25])), 2)
         >>> jnp.exp(cells.log_probs).tolist()

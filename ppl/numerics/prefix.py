@@ -22,7 +22,7 @@ def prefix_sum(values: Float[Array, "n"]) -> Float[Array, "n"]:
     Returns:
         The inclusive prefix sums, in the dtype of `values`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> prefix_sum(jnp.array([1.0, 2.0, 4.0])).tolist()
         [1.0, 3.0, 7.0]
@@ -46,7 +46,7 @@ def prefix_max(values: Float[Array, "n"]) -> Float[Array, "n"]:
     Returns:
         The inclusive prefix maxima.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> prefix_max(jnp.array([1.0, 4.0, 2.0])).tolist()
         [1.0, 4.0, 4.0]
@@ -71,7 +71,7 @@ def prefix_count(counts: Int32[Array, "n"]) -> Int32[Array, "n"]:
     Returns:
         The inclusive prefix sums.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> prefix_count(jnp.array([0, 2, 1], jnp.int32)).tolist()
         [0, 2, 3]

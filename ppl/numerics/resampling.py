@@ -33,7 +33,7 @@ def multinomial(uniforms: Float[Array, "n"], log_weights: Float[Array, "particle
     Returns:
         The ancestor of each position, not sorted.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> multinomial(jnp.array([0.9, 0.1]), jnp.log(jnp.array([0.25, 0.75])), 2).tolist()
         [1, 0]
@@ -54,7 +54,7 @@ def systematic(uniforms: Float[Array, ""], log_weights: Float[Array, "particles"
     Returns:
         The ancestor of each position, in rising order.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> systematic(jnp.array(0.5), jnp.log(jnp.array([0.1, 0.9])), 4).tolist()
         [1, 1, 1, 1]
@@ -73,7 +73,7 @@ def stratified(uniforms: Float[Array, "n"], log_weights: Float[Array, "particles
     Returns:
         The ancestor of each position, in rising order.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> stratified(jnp.array([0.9, 0.1]), jnp.log(jnp.array([0.25, 0.75])), 2).tolist()
         [1, 1]
@@ -92,7 +92,7 @@ def residual(uniforms: Float[Array, "n"], log_weights: Float[Array, "particles"]
     Returns:
         The ancestor of each position: the certain copies first, in rising order.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> residual(jnp.array([0.0, 0.0, 0.0, 0.9]), jnp.log(jnp.array([0.4, 0.6])), 4).tolist()
         [0, 1, 1, 1]

@@ -75,7 +75,7 @@ def log_sum_exp(log_values: Float[Array, "*batch particles"]) -> Float[Array, "*
     Returns:
         `log(sum(exp(log_values)))`, `-inf` for an all-zero row.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> float(log_sum_exp(jnp.array([-jnp.inf, -jnp.inf])))
         -inf
@@ -98,7 +98,7 @@ def log_mean_exp(log_values: Float[Array, "*batch particles"]) -> Float[Array, "
     Returns:
         `log(mean(exp(log_values)))`, `-inf` for an all-zero row.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> round(float(log_mean_exp(jnp.log(jnp.array([1.0, 3.0])))), 4)
         0.6931
@@ -117,7 +117,7 @@ def normalize_log_weights(log_weights: Float[Array, "*batch particles"]) -> Norm
     Returns:
         The normalised weights and the log mass; for an all-zero population every entry is `-inf`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> normalized = normalize_log_weights(jnp.log(jnp.array([1.0, 3.0])))
         >>> [round(float(weight), 3) for weight in jnp.exp(normalized.log_weights)]
@@ -153,7 +153,7 @@ def effective_sample_size(log_weights: Float[Array, "*batch particles"]) -> Floa
     Returns:
         A number of particles in [1, n], or 0 for an all-zero population.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> float(effective_sample_size(jnp.array([0.0, 0.0, -jnp.inf])))
         2.0
@@ -176,7 +176,7 @@ def log_evidence(log_weights: Float[Array, "*batch particles"]) -> LogEvidence:
     Returns:
         The estimate and its standard error, which is `inf` for a single particle or an all-zero population.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> estimate = log_evidence(jnp.log(jnp.array([1.0, 2.0, 3.0])))
         >>> round(float(estimate.value), 4), round(float(estimate.standard_error), 4)
