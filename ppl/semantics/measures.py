@@ -29,6 +29,15 @@ class Measure(Protocol):
         ...
 
 
+@runtime_checkable
+class DeclaredValue(Protocol):
+    """A measure that says what its values look like; others are found out by an abstract draw."""
+
+    def value_like(self) -> Any:
+        """A pytree of `jax.ShapeDtypeStruct`."""
+        ...
+
+
 def check_measure(measure: Any, address: str, source: Source) -> None:
     """Raise a `MeasureError` for an object that is not a measure."""
     if isinstance(measure, type):
@@ -52,6 +61,9 @@ def check_measure(measure: Any, address: str, source: Source) -> None:
 
 def value_avals(measure: Any) -> tuple[tuple[Any, ...], Any]:
     """The avals of the leaves of one draw, and their tree."""
+    if isinstance(measure, DeclaredValue):
+        declared, value_tree = jax.tree.flatten(measure.value_like())
+        return tuple(jax.core.ShapedArray(leaf.shape, leaf.dtype) for leaf in declared), value_tree
     leaves, tree = jax.tree.flatten(measure)
     known = tuple(leaf if isinstance(leaf, int | float | bool | complex) else None for leaf in leaves)
     avals = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)

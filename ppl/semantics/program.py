@@ -18,9 +18,10 @@ from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
 from ppl.semantics.interpreter import Choices, Handler, Result, run
+from ppl.semantics.marginal import MarginalMethod, SumOut, checked_addresses, marginal_model
 from ppl.semantics.rewrites import Condition, Intervene, Rewrite
 from ppl.semantics.show import program_html, program_text
-from ppl.semantics.site import SiteInfo, Source
+from ppl.semantics.site import SiteInfo, Source, user_source
 from ppl.semantics.staging import Arguments, StagedProgram, partition, staged_program, unknown_address
 from ppl.semantics.trace import DensityTerms, Trace
 
@@ -220,6 +221,21 @@ class Program:
         """The program whose value is `f(value)`; its choices are the same."""
         return Program.of(_Mapped(f), (self,))
 
+    def marginal(self, addresses: str | list[str] | tuple[str, ...], method: MarginalMethod = SumOut()) -> "Program":
+        """The program seen through some of its choices, the others integrated out.
+
+        Args:
+            addresses: The latent addresses to keep; their values are a dict (one address given as a string: an array).
+            method: How to integrate; `ppl.Exact()` sums finite choices along the structure of the program: lane by lane
+                under `ppl.vmap`, by forward elimination in a `scan`. Observations and factors stay in the density.
+
+        Returns:
+            A `Program` over the kept addresses; it can be scored, differentiated, conditioned and sampled inside another.
+        """
+        kept = checked_addresses(addresses, self.staged)
+        single = addresses if isinstance(addresses, str) else None
+        return Program.of(marginal_model, (method.marginalize(self, kept), user_source(), single))
+
     def enumerate(self, limit: int = DEFAULT_LIMIT) -> FiniteMeasure:
         """The exact measure of the program, where every choice is finite.
 
@@ -248,10 +264,21 @@ class Program:
                 f"{here.plates[-1].name!r}.\nA plate widens distributions, not programs. Use "
                 f"ppl.vmap(lambda: ppl.sample({address!r}, program), axis_size={here.plates[-1].size})()."
             )
-        program = self if obs is None else self.condition(_flat_observation(obs, address, source))
+        program = self if obs is None else self.condition(self._flat_observation(obs, address, source))
         prefix = "/".join(part for part in (here.prefix, address) if part)
         with scope.entered(here._replace(prefix=prefix)):
             return program.rewrite(Rewrite())
+
+    def _flat_observation(self, obs: Any, address: str, source: Source) -> Choices:
+        latent = list(ch.latent_infos(self.staged))
+        if isinstance(obs, dict):
+            return obs
+        if len(latent) == 1:
+            return {latent[0]: obs}
+        raise AddressError(
+            f"The observation of the program sampled as {address!r} at {source} is a {type(obs).__name__}.\n"
+            f"Expected: a dict of the program's choices by address: {latent}."
+        )
 
     def _rewritten(self, make: Callable[[], Rewrite], choices: Choices, verb: str, observed_too: bool = False) -> "Program":
         staged = self.staged
@@ -263,15 +290,6 @@ class Program:
 
 def _as_latent(info: SiteInfo) -> SiteInfo:
     return info._replace(kind="latent") if info.kind in ("observed", "fixed") else info
-
-
-def _flat_observation(obs: Any, address: str, source: Source) -> Choices:
-    if not isinstance(obs, dict):
-        raise AddressError(
-            f"The observation of the program sampled as {address!r} at {source} is a {type(obs).__name__}.\n"
-            "Expected: a dict of the program's choices by address."
-        )
-    return obs
 
 
 class _Named:

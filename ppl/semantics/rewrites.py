@@ -63,6 +63,11 @@ def bind_deterministic(site: Site, value: Any) -> None:
     deterministic_p.bind(*leaves, site=placed(site), value_tree=tree)
 
 
+def record_choice(node: SampleSite, value: Any) -> None:
+    """Record a value under the address of a choice that the rewriting took away."""
+    bind_deterministic(node.site._replace(kind="deterministic", event_rank=node.signature.event_rank), value)
+
+
 class Condition(Rewrite):
     """Sites with a value become observations (`kind="observed"`) or fixed choices (`kind="fixed"`)."""
 
@@ -83,7 +88,7 @@ class Intervene(Rewrite):
         """Replace the choice by the value."""
         if read is None:
             return bind_again(node)
-        bind_deterministic(node.site._replace(kind="deterministic"), read)
+        record_choice(node, read)
         return read
 
 

@@ -48,7 +48,8 @@ class Site(NamedTuple):
     """The static description of one site.
 
     `kind` is `"latent"`, `"observed"`, `"fixed"` (a latent choice whose value was substituted), `"factor"` or
-    `"deterministic"`; `plates` are the plates around it; `grad` is the gradient strategy, uninterpreted here.
+    `"deterministic"`; `plates` are the plates around it; `grad` is the gradient strategy, uninterpreted here;
+    `event_rank` is the number of trailing axes of a recorded value that are no batch (a choice's is in its `Signature`).
     """
 
     address: str
@@ -56,6 +57,7 @@ class Site(NamedTuple):
     source: Source
     plates: tuple[PlateFrame, ...] = ()
     grad: Any = None
+    event_rank: int = 0
 
     def __repr__(self) -> str:
         """Address, kind and line: what a printed jaxpr shows."""

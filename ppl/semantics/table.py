@@ -100,7 +100,8 @@ def _entry(equation: Any, around: _Around) -> Entry:
 def _plain_signature(equation: Any) -> Signature:
     """The signature of a factor or of a recorded value."""
     avals = tuple(atom.aval for atom in equation.invars)
-    return Signature("", None, 0, equation.params.get("value_tree"), avals, 0)
+    site = equation.params["site"]
+    return Signature("", None, 0, equation.params.get("value_tree"), avals, site.event_rank)
 
 
 def _info(site: Site, address: str, aval: Any, signature: Signature, around: _Around) -> SiteInfo:

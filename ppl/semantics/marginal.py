@@ -1,0 +1,108 @@
+"""Marginals: a program seen through some of its choices, the others summed out. Itself a measure.
+
+    Program.marginal(addresses, method) : log density(kept) = log of the sum of the joint density over all other choices
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from ppl.errors import MeasureError
+from ppl.semantics import choices as ch
+from ppl.semantics.binding import bind_sample
+from ppl.semantics.elimination import log_marginal
+from ppl.semantics.language import factor
+from ppl.semantics.site import Site, Source
+from ppl.semantics.staging import unknown_address
+
+
+class MarginalMethod(Protocol):
+    """A way to integrate choices out."""
+
+    def marginalize(self, program: Any, kept: tuple[str, ...]) -> Any:
+        """A measure over a dict of the kept choices."""
+        ...
+
+
+@dataclass(frozen=True)
+class SumOut:
+    """Exact summation of finite choices along the program's structure."""
+
+    def marginalize(self, program: Any, kept: tuple[str, ...]) -> "Marginal":
+        """The exact marginal measure."""
+        return Marginal(program, kept)
+
+
+@jax.tree_util.register_pytree_node_class
+class Marginal:
+    """The exact marginal of a program on some addresses: a measure whose values are dicts of those choices."""
+
+    def __init__(self, program: Any, kept: tuple[str, ...]) -> None:
+        self.program = program
+        self.kept = kept
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[str, ...]]:
+        """The program is the child; the addresses are static."""
+        return (self.program,), self.kept
+
+    @classmethod
+    def tree_unflatten(cls, kept: tuple[str, ...], children: tuple[Any]) -> "Marginal":
+        """Rebuild from leaves."""
+        return cls(children[0], kept)
+
+    def value_like(self) -> dict[str, Any]:
+        """Shapes and dtypes of the kept choices."""
+        infos = self.program.staged.infos
+        return {address: jax.ShapeDtypeStruct(infos[address].shape, infos[address].dtype) for address in self.kept}
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Draw the kept choices by running the whole program.
+
+        Raises:
+            MeasureError: the program has observations or factors, so that its own draws do not follow its measure.
+        """
+        weighing = [a for a, info in self.program.sites.items() if info.kind in ("observed", "fixed", "factor")]
+        if weighing:
+            raise MeasureError(
+                f"A marginal of the program {self.program.name!r} cannot be drawn from: {weighing} weigh its traces.\n"
+                "Expected: a program without observations or factors. Give the marginal's choices as observations, or draw "
+                "from the posterior with ppl.infer."
+            )
+        if sample_shape:
+            keys = jax.random.split(key, sample_shape)
+            draw = self.sample
+            for _ in sample_shape:
+                draw = jax.vmap(draw)
+            return draw(keys)
+        choices = self.program.simulate(key).choices
+        return {address: choices[address] for address in self.kept}
+
+    def log_prob(self, value: dict[str, Any]) -> Any:
+        """Log density of the kept choices with all others summed out, in nats; differentiable."""
+        return log_marginal(self.program, ch.checked(value, self.program.staged, "score"))
+
+
+def marginal_model(measure: Any, source: Source, single: str | None) -> Any:
+    """The model behind `Program.marginal`: one site over the kept addresses (or, keeping none, the mass as a factor)."""
+    if isinstance(measure, Marginal) and not measure.kept:
+        factor("mass", measure.log_prob({}))
+        return {}
+    value = bind_sample(Site("", "latent", source), measure)
+    return value if single is None else value[single]
+
+
+def checked_addresses(addresses: str | list[str] | tuple[str, ...], staged: Any) -> tuple[str, ...]:
+    """The addresses to keep, each of which the program must have as a latent choice."""
+    kept = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+    known = ch.latent_infos(staged)
+    for address in kept:
+        if address not in known:
+            raise unknown_address(address, staged.infos, "keep")
+    return kept
+
+
+def evidence(program: Any) -> Any:
+    """Log of the total mass of a finite program, by summation along its structure."""
+    return jnp.asarray(log_marginal(program, {}))
