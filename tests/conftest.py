@@ -20,7 +20,7 @@ CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Reruns read their executables from here; the keys of the cache contain the jaxlib version and the flags.
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 settings.register_profile("ppl", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("ppl")
