@@ -103,11 +103,8 @@ def _lanes_outside(*_: Any, site: Any, **__: Any) -> NoReturn:
     _outside_model("vmap", site=site)
 
 
-def _lanes_vmap(axis_data: Any, operands: Operands, dims: Sequence[Any], **params: Any) -> NoReturn:
-    _plain_vmap(lanes_p, axis_data, operands, dims, **params)
-
-
-batching.fancy_primitive_batchers[lanes_p] = _lanes_vmap
+batching.fancy_primitive_batchers[lanes_p] = partial(_plain_vmap, lanes_p)
+ad.primitive_jvps[lanes_p] = partial(_no_derivative, "vmap")
 mlir.register_lowering(lanes_p, partial(_outside_model_lowering, "vmap"))
 
 
@@ -131,7 +128,8 @@ def stage(function: Callable[..., Any], *args: Any) -> Staged:
         out_trees.append(tree)
         return leaves
 
-    closed = jax.make_jaxpr(flat)(*args)
+    with jax.disable_jit(False):  # it would unroll the user's loops, and so repeat their sites
+        closed = jax.make_jaxpr(flat)(*args)
     code = code_of(closed)
     return Staged(code._replace(jaxpr=_without_dead_code(code.jaxpr)), tuple(closed.out_avals), out_trees[0])
 
@@ -275,13 +273,15 @@ def _lane_key(key: Any) -> Any:
 def _lane_rule(
     primitive: Primitive, widen: Callable[..., Any], axis_data: Any, operands: Operands, dims: Any, **params: Any
 ) -> tuple[Any, int | None]:
-    """An unbatched key under one of our lanes is widened; a batched key is drawn from lane by lane."""
-    (key,), (dim,) = operands, dims
-    if dim is not None:
-        return primitive.bind(jnp.moveaxis(key, dim, 0), **params), 0
-    if not isinstance(axis_data.name, Lane):
-        return primitive.bind(key, **params), None
-    return widen(key, axis_data.size, **params), 0
+    """An unbatched key under our lanes is widened. A batched one may be copies of one key (`cond` makes them): told apart."""
+    (key,), (dim,), ours = operands, dims, isinstance(axis_data.name, Lane)
+    if dim is None:
+        return (widen(key, axis_data.size, **params), 0) if ours else (primitive.bind(key, **params), None)
+    keys = jnp.moveaxis(key, dim, 0)
+    if ours:
+        lane = jnp.repeat(jnp.arange(axis_data.size), keys.size // axis_data.size)
+        keys = jax.vmap(jax.random.fold_in)(keys.reshape(-1), lane).reshape(keys.shape)
+    return primitive.bind(keys, **params), 0
 
 
 def _widened_bits(key: Any, size: int, *, bit_width: int, shape: tuple[int, ...]) -> Any:

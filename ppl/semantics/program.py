@@ -4,6 +4,7 @@
 `jit` and `vmap`. Its methods run the one interpreter with different handlers, compiled once a structure.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import Any
@@ -144,7 +145,7 @@ class Program:
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Run the program forwards and return its value alone (choices in unbounded loops are fine here)."""
         if sample_shape:
-            size = int(jnp.prod(jnp.asarray(sample_shape)))
+            size = math.prod(sample_shape)
             values = jax.vmap(self.sample)(jax.random.split(as_key(key), size))
             return jax.tree.map(lambda x: x.reshape(*sample_shape, *x.shape[1:]), values)
         return _simulate(self, as_key(key), {}, True)[0]

@@ -21,6 +21,15 @@ from ppl.semantics.site import SiteInfo, is_library_file
 from ppl.semantics.table import Entry, site_table
 
 
+_NEEDS_CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+"""What JAX raises where Python asks for a traced value: `if`, `float()`, `x[x > 0]`, `np.sin(x)`, `range(x)`."""
+
+
 class Static(NamedTuple):
     """A non-array leaf of the arguments; its type is part of its identity (1, 1.0 and True differ)."""
 
@@ -94,9 +103,7 @@ def _staged(function: Callable[..., Any], arguments: Arguments, avals: tuple[Any
     with scope.entered(scope.Scope()):
         try:
             staged = jp.stage(flat, *avals)
-        except jax.errors.ConcretizationTypeError as error:
-            raise python_control_flow(error) from error
-        except jax.errors.TracerArrayConversionError as error:
+        except _NEEDS_CONCRETE as error:
             raise python_control_flow(error) from error
     table = site_table(staged.code.jaxpr)
     infos = {info.address: info for entry in table.values() for info in entry.infos}

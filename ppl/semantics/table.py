@@ -49,7 +49,9 @@ def site_table(jaxpr: Any) -> dict[str, Entry]:
         DuplicateAddressError: two sites that can both be met in one run have the same address.
         BranchError: two branches use one address with different shapes.
     """
-    return _merge_sequence([_equation_table(equation, _Around()) for equation in jaxpr.eqns])
+    table = _merge_sequence([_equation_table(equation, _Around()) for equation in jaxpr.eqns])
+    _merge_sequence([{info.address: entry} for entry in table.values() for info in entry.infos])
+    return table
 
 
 def _equation_table(equation: Any, around: _Around) -> dict[str, Entry]:
@@ -141,14 +143,19 @@ def _merge_branches(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
     for table in tables:
         for address, entry in table.items():
             other = merged.setdefault(address, entry)
-            if [(i.shape, i.dtype) for i in other.infos] != [(i.shape, i.dtype) for i in entry.infos]:
+            if _shape_of(other) != _shape_of(entry):
                 raise BranchError(
                     f"Two branches use the address {address!r} for different things: "
                     f"{_describe(other)} at {other.site.source}, {_describe(entry)} at {entry.site.source}.\n"
-                    "Expected: one shape and dtype an address. Give the two choices different addresses."
+                    "Expected: one kind (latent or observed), shape and dtype an address. Give the two sites different addresses."
                 )
     return merged
 
 
+def _shape_of(entry: Entry) -> list[tuple[Any, ...]]:
+    return [(info.address, info.kind, info.shape, info.dtype) for info in entry.infos]
+
+
 def _describe(entry: Entry) -> str:
-    return ", ".join(f"{info.distribution} of shape {info.shape} and dtype {info.dtype}" for info in entry.infos)
+    parts = (f"{i.distribution} of shape {i.shape} and dtype {i.dtype}" for i in entry.infos)
+    return f"{entry.site.kind} {', '.join(parts)}"
