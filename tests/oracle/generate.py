@@ -6,6 +6,7 @@ Structures are few because each costs a compilation; their numbers go to the mod
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import count, cycle
 from typing import Any
 
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from tests.oracle.ast import (
     Table,
     depth,
     map_tables,
+    nested,
     skeleton,
     tables,
 )
@@ -47,10 +49,28 @@ def programs(max_depth: int = 4, names: tuple[str, ...] | None = None) -> st.Sea
     return st.sampled_from(chosen).flatmap(fillings)
 
 
+def generic(structure: Program) -> Program:
+    """One fixed program of the structure: no flip fair or certain, no weight one, neighbours different."""
+    entries = {kind: cycle(nested(text.split())) for kind, text in _GENERIC.items()}
+    turns = count(1)
+
+    def fill(shape: tuple[int, ...], kind: str) -> Any:
+        if kind == ROW and len(shape) == 1:
+            return _steep(shape[0], next(turns))
+        return tuple(fill(shape[1:], kind) for _ in range(shape[0])) if shape else next(entries[kind])
+
+    return map_tables(structure, lambda table: replace(table, values=fill(table.shape, table.kind)))
+
+
 def rows(length: int) -> st.SearchStrategy[tuple[Fraction, ...]]:
     """Probabilities in eighths that sum to one; zeros are common."""
     cuts = st.lists(st.integers(0, 8), min_size=length - 1, max_size=length - 1).map(sorted)
     return cuts.map(lambda c: tuple(Fraction(b - a, 8) for a, b in zip([0, *c], [*c, 8], strict=True)))
+
+
+def _steep(length: int, turn: int) -> tuple[Fraction, ...]:
+    """1/8 each and the rest of one at one place, which moves with the turn."""
+    return tuple(Fraction(1 if j != turn % length else 9 - length, 8) for j in range(length))
 
 
 def _filled(structure: Program, values: tuple[Any, ...]) -> Program:
@@ -76,6 +96,8 @@ _ENTRIES = {
     SPARSE: st.sampled_from((Fraction(3, 2), Fraction(0))),
     ZERO: st.just(Fraction(0)),
 }
+
+_GENERIC = {PROBABILITY: "3/8 3/4 1/8 5/8 1/4", WEIGHT: "3/2 1/2 2 1/4 3/4 5/4 3", SPARSE: "3/2 0", ZERO: "0"}
 
 
 # --- the structures; `**parents` gives each parent with its number of values ------------------------------------------
@@ -183,6 +205,15 @@ def _branch_in_loop() -> Program:
     return _block(_flip("a"), Loop("r", 2, _sum(2, a=1), body), _score("t", r=2), result=_sum(a=2, r=1))
 
 
+def _nested_loops() -> Program:
+    """A scored loop in a branch in a loop: choices with two axes, of which the first alone is masked."""
+    inner = _block(_flip("x", state=2), _score("s", x=2, state=2), result=_sum(2, x=1, state=1))
+    then = _block(Loop("l", 2, _sum(2, constant=1), inner), result=_sum(2, l=1))
+    orelse = _block(_score("t", state=2), result=_sum(2, state=1))
+    body = _block(_flip("u", index=2, state=2), Branch("q", "u", then, orelse), result=_sum(2, q=1))
+    return _block(Loop("r", 2, _sum(2), body), result=_sum(r=1))
+
+
 SKELETONS: dict[str, Program] = {
     "straight": skeleton(_straight()),
     "observed": skeleton(_observed()),
@@ -194,5 +225,6 @@ SKELETONS: dict[str, Program] = {
     "loop_observed": skeleton(_loop_observed()),
     "loop_in_branch": skeleton(_loop_in_branch()),
     "branch_in_loop": skeleton(_branch_in_loop()),
+    "nested_loops": skeleton(_nested_loops()),
 }
 """Structures by name; their tables hold slots, and `fillings` gives them numbers."""

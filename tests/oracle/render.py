@@ -24,7 +24,7 @@ from tests.oracle.ast import (
     skeleton,
     tables,
 )
-from tests.oracle.fractions_enumerator import Choices, collapse
+from tests.oracle.fractions_enumerator import Choices, Measure, collapse
 
 Arrays = tuple[Any, ...]
 Variables = dict[str, Any]
@@ -121,8 +121,30 @@ def choice_arrays(program: Program, choices: Choices) -> dict[str, np.ndarray]:
 
 def path_of(choices: dict[str, Any], masks: dict[str, Any], value: Any) -> tuple[Choices, int]:
     """A trace's choices, masks and value as the oracle's key (choices, value)."""
+    masks = {address: np.asarray(mask) for address, mask in masks.items()}
     items = ((address, _masked(np.asarray(drawn), masks.get(address))) for address, drawn in sorted(choices.items()))
     return tuple((address, collapse(item)) for address, item in items), int(value)
+
+
+def measure_of(finite: Any) -> dict[tuple[Choices, int], float]:
+    """A `ppl.FiniteMeasure` of a program as {(choices, value): mass}; points of mass zero are left out."""
+    measure: dict[tuple[Choices, int], float] = {}
+    choices, masks, values, weights = (
+        {a: np.asarray(c) for a, c in finite.choices.items()},
+        {a: np.asarray(m) for a, m in finite.masks.items()},
+        np.asarray(finite.values),
+        np.exp(np.asarray(finite.log_weights)),
+    )
+    for i in np.flatnonzero(weights):
+        key = path_of({a: c[i] for a, c in choices.items()}, {a: m[i] for a, m in masks.items()}, values[i])
+        measure[key] = measure.get(key, 0.0) + float(weights[i])
+    return measure
+
+
+def distance(exact: Measure, measured: dict[Any, float]) -> float:
+    """The largest difference of mass over single points."""
+    points = exact.keys() | measured.keys()
+    return max((abs(float(exact.get(point, 0)) - measured.get(point, 0.0)) for point in points), default=0.0)
 
 
 def _filled(value: Any, axes: tuple[int, ...]) -> np.ndarray:
@@ -132,7 +154,8 @@ def _filled(value: Any, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _masked(drawn: np.ndarray, mask: Any) -> Any:
-    made = np.broadcast_to(True if mask is None else np.asarray(mask), drawn.shape)
+    """The value as nested tuples, None where the mask (over its leading axes) is false."""
     if drawn.ndim:
-        return tuple(_masked(item, inner) for item, inner in zip(drawn, made, strict=True))
-    return int(drawn) if made else None
+        inner = [None] * len(drawn) if mask is None else mask if mask.ndim else [mask] * len(drawn)
+        return tuple(_masked(item, made) for item, made in zip(drawn, inner, strict=True))
+    return int(drawn) if mask is None or mask else None

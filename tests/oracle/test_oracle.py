@@ -143,6 +143,7 @@ def test_max_depth_and_shared_skeletons(program):
         ("loop_observed", {2}),
         ("loop_in_branch", {1, 2}),
         ("branch_in_loop", {1, 2, 3}),
+        ("nested_loops", {2, 3, 4}),
     ],
 )
 def test_score_counts_of_the_structures(name, counts):
