@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ppl.semantics.site import Site, Source
 from ppl.semantics.staging import unknown_address
 
 
+@runtime_checkable
 class MarginalMethod(Protocol):
     """A way to integrate choices out."""
 
