@@ -41,6 +41,8 @@ def checked(choices: dict[str, Any], staged: StagedProgram, verb: str, complete:
         if address not in known:
             raise _not_latent(address, staged, verb)
         info = known[address]
+        if info.unbounded:
+            raise _unrecorded(address, info, verb)
         aval = jax.ShapeDtypeStruct(info.shape, info.dtype)
         values[address] = checked_value(value, aval, address, info.source)
     if complete and len(values) < len(known):
@@ -59,6 +61,14 @@ def _not_latent(address: str, staged: StagedProgram, verb: str) -> AddressError:
     return AddressError(
         f"A value was given to {verb} the address {address!r}, which is {info.kind} at {info.source}.\n"
         "Expected: latent addresses only. To change an observation, bind the model to other data."
+    )
+
+
+def _unrecorded(address: str, info: SiteInfo, verb: str) -> UnboundedError:
+    return UnboundedError(
+        f"A value was given to {verb} the choice {address!r} ({info.source}), which lies inside a while_loop: it is made an "
+        "unknown number of times.\nUse lax.scan or lax.fori_loop with a fixed number of steps, or give a value to a choice "
+        "outside the loop."
     )
 
 

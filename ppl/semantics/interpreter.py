@@ -100,8 +100,16 @@ def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, wh
     """Interpret a code on its arguments."""
     jaxpr = code.jaxpr
     environment = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*code.consts, *args), strict=True))
+    result = run_equations(jaxpr.eqns, environment, handler, reads, where)
+    return result._replace(outs=[jp.read(environment, atom) for atom in jaxpr.outvars])
+
+
+def run_equations(
+    equations: Sequence[Any], environment: dict[Any, Any], handler: Handler, reads: Choices, where: Position = Position()
+) -> Result:
+    """Interpret equations in turn; their results are added to the environment (the result's `outs` are empty)."""
     total, writes, masks = handler.zero(), {}, {}
-    for equation in jaxpr.eqns:
+    for equation in equations:
         operands = [jp.read(environment, atom) for atom in equation.invars]
         if jp.has_sites(equation):
             rule = RULES.get(equation.primitive.name, _inlined)
@@ -112,7 +120,7 @@ def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, wh
         else:
             outs = jp.evaluate(equation, operands)
         environment.update(zip(equation.outvars, outs, strict=True))
-    return Result([jp.read(environment, atom) for atom in jaxpr.outvars], total, writes, masks)
+    return Result([], total, writes, masks)
 
 
 # --- sites -----------------------------------------------------------------------------------------------------------
@@ -254,17 +262,23 @@ def _aligned(runs: list[Callable[..., Result]], args: list[Any], given: Choices)
     for shape in shapes:
         for address, aval in shape.writes.items():
             _check_same(address, writes.setdefault(address, aval), aval)
-            masks[address] = shape.masks.get(address, jax.ShapeDtypeStruct((), bool))
+            mask = shape.masks.get(address, jax.ShapeDtypeStruct((), bool))
+            masks[address] = max(masks.get(address, mask), mask, key=lambda aval: len(aval.shape))
 
     def aligned(branch: Callable[..., Result], args: list[Any], given: Choices) -> Result:
         result = branch(args, given)
         made = {a: result.masks.get(a, jnp.asarray(True)) for a in result.writes}
         absent = {a: _zeros(writes[a]) for a in writes if a not in result.writes}
         masked = {a: jnp.zeros(masks[a].shape, bool) for a in absent}
-        everywhere = {a: jnp.broadcast_to(made[a], masks[a].shape) for a in made}
+        everywhere = {a: _spread(made[a], masks[a].shape) for a in made}
         return Result(result.outs, result.total, _sorted({**result.writes, **absent}), _sorted({**everywhere, **masked}))
 
     return [partial(aligned, branch) for branch in runs]
+
+
+def _spread(mask: Any, shape: tuple[int, ...]) -> Any:
+    """A mask over the leading axes of a larger one."""
+    return jnp.broadcast_to(jnp.reshape(mask, (*mask.shape, *(1,) * (len(shape) - mask.ndim))), shape)
 
 
 def _check_same(address: str, first: Any, second: Any) -> None:

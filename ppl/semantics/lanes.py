@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ppl.errors import ShapeError
 from ppl.semantics.jaxpr import Code, contains_sites, lanes_p, stage
 from ppl.semantics.site import Site, Source, user_source
+from ppl.semantics.staging import is_array
 
 
 def vmap(f: Callable[..., Any], in_axes: Any = 0, axis_size: int | None = None) -> Callable[..., Any]:
@@ -42,18 +43,22 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, axis_size: int | None = None) 
         leaves, tree = jax.tree.flatten((args, kwargs))
         axes = _flat_axes(args, kwargs, in_axes, tree, source)
         size = _lane_count(leaves, axes, axis_size, source)
-        fronted = [leaf if axis is None else jnp.moveaxis(leaf, axis, 0) for leaf, axis in zip(leaves, axes, strict=True)]
-        batched = tuple(axis is not None for axis in axes)
-        return _bind(f, tree, fronted, batched, size, source)
+        fixed = [axis is None and not is_array(leaf) for leaf, axis in zip(leaves, axes, strict=True)]
+        free = [(leaf, axis) for leaf, axis, kept in zip(leaves, axes, fixed, strict=True) if not kept]
+        fronted = [leaf if axis is None else jnp.moveaxis(leaf, axis, 0) for leaf, axis in free]
+
+        def flat(*inner: Any) -> Any:
+            rest = iter(inner)
+            merged = [leaf if kept else next(rest) for leaf, kept in zip(leaves, fixed, strict=True)]
+            inner_args, inner_kwargs = jax.tree.unflatten(tree, merged)
+            return f(*inner_args, **inner_kwargs)
+
+        return _bind(flat, fronted, tuple(axis is not None for _, axis in free), size, source)
 
     return mapped
 
 
-def _bind(f: Callable[..., Any], tree: Any, operands: list[Any], batched: tuple[bool, ...], size: int, source: Source) -> Any:
-    def flat(*leaves: Any) -> Any:
-        args, kwargs = jax.tree.unflatten(tree, leaves)
-        return f(*args, **kwargs)
-
+def _bind(flat: Callable[..., Any], operands: list[Any], batched: tuple[bool, ...], size: int, source: Source) -> Any:
     staged = stage(flat, *[_lane_aval(leaf, mapped) for leaf, mapped in zip(operands, batched, strict=True)])
     code, consts = staged.code, staged.code.consts
     if not contains_sites(code.jaxpr):
@@ -84,14 +89,23 @@ def _flat_axes(args: tuple[Any, ...], kwargs: dict[str, Any], in_axes: Any, tree
             f"ppl.vmap at {source}: in_axes has {len(prefix)} entries for {len(args)} positional arguments.\n"
             "Expected: one entry an argument."
         )
-    full = jax.tree.broadcast((prefix, 0), (args, kwargs), is_leaf=lambda x: x is None)
-    axes = jax.tree.leaves(full, is_leaf=lambda x: x is None)
-    if len(axes) != tree.num_leaves:
-        raise ShapeError(f"ppl.vmap at {source}: in_axes {in_axes} is not a prefix of the arguments' structure {tree}.")
-    return axes
+    try:
+        full = jax.tree.broadcast((prefix, 0), (args, kwargs), is_leaf=lambda x: x is None)
+    except ValueError as error:
+        raise ShapeError(
+            f"ppl.vmap at {source}: in_axes {in_axes} does not fit the arguments, whose structure is "
+            f"{jax.tree.structure(args)}.\nExpected: an int or None for each argument, or for each part of it."
+        ) from error
+    return jax.tree.leaves(full, is_leaf=lambda x: x is None)
 
 
 def _lane_count(leaves: list[Any], axes: list[int | None], axis_size: int | None, source: Source) -> int:
+    for leaf, axis in zip(leaves, axes, strict=True):
+        if axis is not None and not -jnp.ndim(leaf) <= axis < jnp.ndim(leaf):
+            raise ShapeError(
+                f"ppl.vmap at {source}: in_axes maps axis {axis} of an argument of shape {jnp.shape(leaf)}.\n"
+                "Expected: an axis that the argument has, or None for an argument that all lanes share."
+            )
     sizes = {jnp.shape(leaf)[axis] for leaf, axis in zip(leaves, axes, strict=True) if axis is not None}
     if axis_size is not None:
         sizes.add(axis_size)

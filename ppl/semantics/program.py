@@ -169,6 +169,8 @@ class Program:
         return self._trace(0, given)
 
     def _trace(self, key: Any, given: Choices) -> Trace:
+        if any(info.unbounded for info in self.staged.infos.values()):
+            return Trace(self, _simulate(self, as_key(key), given, True)[0], {})
         value, recorded = _simulate(self, as_key(key), given, False)
         order = {"choices": self.sites, "deterministic": self.sites}
         ordered = {k: {a: recorded[k][a] for a in sites if a in recorded[k]} for k, sites in order.items()}
@@ -348,7 +350,7 @@ def _simulate(program: Program, key: Any, given: Choices, value_only: bool) -> A
     recorded = {
         "choices": ch.flatten(result.writes, staged, ("latent",)),
         "masks": ch.spread(result.masks, staged),
-        "deterministic": _deterministic(result.writes, staged),
+        "deterministic": ch.flatten(result.writes, staged, ("deterministic",)),
         "log_density": result.total.log_density,
         "log_weight": result.total.log_weight,
     }
@@ -371,7 +373,3 @@ def _terms(program: Program, given: Choices) -> Any:
         if kind in groups and address in writes:
             groups[kind][address] = writes[address].log_density
     return groups["prior"], groups["observed"], groups["factor"], ch.flatten(values, staged, ("observed",))
-
-
-def _deterministic(writes: Choices, staged: StagedProgram) -> dict[str, Any]:
-    return {a: writes[a] for a, entry in staged.table.items() if entry.site.kind == "deterministic" and a in writes}

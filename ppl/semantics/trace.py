@@ -42,7 +42,8 @@ class Trace:
     recorded: dict[str, Any] = field(repr=False)
 
     def _get(self, name: str) -> Any:
-        refuse_unbounded(self.program.staged, "trace")
+        if not self.recorded:
+            refuse_unbounded(self.program.staged, "trace")
         return self.recorded[name]
 
     @property
@@ -82,6 +83,8 @@ class Trace:
 
     def __repr__(self) -> str:
         """Addresses with shapes and short values."""
+        if not self.recorded:
+            return f"Trace of {self.program.name}: value {_short(self.value)} (choices in a while_loop are not recorded)"
         lines = [f"Trace of {self.program.name}: log density {_short(self.log_density)}, log weight {_short(self.log_weight)}"]
         width = max((len(a) for a in self.choices), default=0)
         for address, value in self.choices.items():
