@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppl.numerics.cells import CELLS, JointCells, systematic_cells
+from ppl.numerics.cells import CELLS, JointCells
 from ppl.numerics.resampling import RESAMPLERS
 
 J, N = 4, 6
@@ -86,13 +86,13 @@ def test_one_hot_weights_have_one_outcome(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_float32_probabilities_sum_to_one(name):
-    cells = CELLS[name](jnp.asarray([0.1, -2.0, 1.3], jnp.float32), 5)
+    cells = ENUMERATE[name](jnp.asarray([0.1, -2.0, 1.3, 0.4], jnp.float32), N)
     assert cells.log_probs.dtype == jnp.float32
     np.testing.assert_allclose(jnp.exp(cells.log_probs).sum(axis=-1), 1.0, atol=1e-6)
 
 
 def test_law_16_kills_resampling_without_weights():
     weights = np.array([1.0, 2.0, 0.0, 5.0])
-    mutant = systematic_cells(jnp.zeros(J), N)
+    mutant = ENUMERATE["systematic"](jnp.zeros(J), N)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(expected_copies(mutant), N * weights / weights.sum(), atol=1e-10)
