@@ -93,14 +93,26 @@ def enumerate_program(program: Any, limit: int = DEFAULT_LIMIT) -> FiniteMeasure
         EnumerationSizeError: the product of the supports has more than `limit` rows; says which choices make it large.
     """
     staged = program.staged
+    value, choices, masks, log_weights, distinct = _enumerate(program, index_rows(program, limit))
+    flat = ch.flatten(choices, staged, ("latent",))
+    return FiniteMeasure(jnp.where(distinct, log_weights, -jnp.inf), value, flat, ch.spread(masks, staged))
+
+
+def support_rows(program: Any, limit: int = DEFAULT_LIMIT) -> tuple[dict[str, Any], Any]:
+    """All combinations of choices, by address, with a leading axis of rows; and which rows are the first of their kind."""
+    _, choices, _, _, distinct = _enumerate(program, index_rows(program, limit))
+    return ch.flatten(choices, program.staged, ("latent",)), distinct
+
+
+def index_rows(program: Any, limit: int) -> dict[str, np.ndarray]:
+    """The outcome index of every element of every site, one row a combination."""
+    staged = program.staged
     ch.refuse_unbounded(staged, "exact measure")
     sizes = support_sizes(program)
     rows = row_count(sizes)
     if rows > limit:
         raise _too_large(rows, sizes, staged, limit)
-    value, choices, masks, log_weights = _enumerate(program, _indices(sizes, rows))
-    flat = ch.flatten(choices, staged, ("latent",))
-    return FiniteMeasure(log_weights, value, flat, ch.spread(masks, staged))
+    return _indices(sizes, rows)
 
 
 def _too_large(rows: int, sizes: dict[str, tuple[int, ...]], staged: Any, limit: int) -> EnumerationSizeError:
@@ -133,7 +145,7 @@ def _enumerate(program: Any, indices: dict[str, Any]) -> Any:
             if address in index:
                 made = jnp.reshape(mask, (*mask.shape, *(1,) * (index[address].ndim - mask.ndim)))
                 twice = twice | jnp.any(~made & (index[address] != 0))
-        return value, result.writes, result.masks, jnp.where(twice, -jnp.inf, result.total)
+        return value, result.writes, result.masks, result.total, ~twice
 
     rows = len(next(iter(indices.values()))) if indices else 1
     return jax.vmap(one, axis_size=rows)(indices)

@@ -12,7 +12,7 @@ Families are entries of a table: `LOCATION_SCALE` for `noncentered`, `SPLITS` fo
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -36,6 +36,7 @@ class Split(NamedTuple):
     push: Callable[[Any], Any]
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How to split a distribution; hashable."""
 

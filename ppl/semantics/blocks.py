@@ -1,0 +1,140 @@
+"""The building blocks of sequential Monte Carlo on populations. Each preserves the meaning of its argument.
+
+    spawn n        n independent copies, each with weight 1/n
+    resample       ancestors in proportion to weight; every weight becomes the mean
+    proper         draw one particle in proportion; its weight is the sum
+    push_evidence  normalise the weights; the evidence becomes a factor
+
+Every coin flip is a `sample` site, so that the exact enumerator can run a whole algorithm. Populations without mass are
+left alone: never NaN.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from numpyro.distributions import Categorical
+
+from ppl.distributions.ancestors import Ancestors
+from ppl.errors import MeasureError
+from ppl.numerics.weights import effective_sample_size, has_mass, log_sum_exp
+from ppl.semantics.lanes import vmap
+from ppl.semantics.language import factor, sample
+from ppl.semantics.program import Program
+from ppl.semantics.representations import Particle, Population, Weighted
+
+Transformer = Callable[[Any], Any]
+
+
+def spawn(n: int) -> Transformer:
+    """`n` independent copies of a weighted program or of a population, each with weight `1/n`.
+
+    Returns:
+        A transformer `Weighted -> Population` of `n` particles, or `Population` of m -> `Population` of n m.
+    """
+
+    def transform(representation: Weighted | Population) -> Population:
+        size = getattr(representation, "n", 1)
+        return Population(Program.of(_spawned, (representation.program,), {"n": n}), n * size)
+
+    return transform
+
+
+def _spawned(program: Program, n: int) -> Particle:
+    copies = vmap(lambda: sample("copy", program), axis_size=n)()
+    log_weight = copies.log_weight - jnp.log(n)
+    if log_weight.ndim == 1:
+        return Particle(copies.value, log_weight)
+    return Particle(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), copies.value), log_weight.reshape(-1))
+
+
+def resample(scheme: str = "systematic", threshold: float | None = None) -> Transformer:
+    """Replace particles by copies of their ancestors, drawn in proportion to weight; each weight becomes the mean.
+
+    Args:
+        scheme: `"multinomial"`, `"systematic"`, `"stratified"` or `"residual"`.
+        threshold: Resample only where the effective sample size is below this fraction of the population; always by
+            default.
+
+    Returns:
+        A transformer `Population -> Population` of the same size.
+    """
+
+    def transform(population: Population) -> Population:
+        model = Program.of(_resampled, (population.program,), {"scheme": scheme, "threshold": threshold})
+        return Population(model, population.n)
+
+    return transform
+
+
+def _resampled(program: Program, scheme: str, threshold: float | None) -> Particle:
+    particles = sample("before", program)
+    if threshold is None:
+        return resampled(particles, scheme)
+    n = particles.log_weight.shape[0]
+    poor = effective_sample_size(particles.log_weight) < threshold * n
+    return lax.cond(poor, lambda p: resampled(p, scheme), lambda p: p, particles)
+
+
+def resampled(particles: Particle, scheme: str) -> Particle:
+    """Resample particles inside a model: one site, `ancestors`."""
+    n = particles.log_weight.shape[0]
+    ancestors = sample("ancestors", Ancestors(particles.log_weight, n, scheme))
+    mean = log_sum_exp(particles.log_weight) - jnp.log(n)
+    alive = has_mass(particles.log_weight)
+    log_weight = jnp.where(alive, jnp.broadcast_to(mean, (n,)), particles.log_weight)
+    return Particle(jax.tree.map(lambda x: x[ancestors], particles.value), log_weight)
+
+
+def proper() -> Transformer:
+    """Draw one particle in proportion to weight; its weight is the sum. `Population -> Weighted`."""
+    return lambda population: Weighted(Program.of(_one, (population.program,)))
+
+
+def _one(program: Program) -> Particle:
+    particles = sample("before", program)
+    logits = jnp.where(has_mass(particles.log_weight), particles.log_weight, 0.0)
+    index = sample("pick", Categorical(logits=logits))
+    return Particle(jax.tree.map(lambda x: x[index], particles.value), log_sum_exp(particles.log_weight))
+
+
+def push_evidence() -> Transformer:
+    """Normalise the weights of each population; its evidence becomes a factor. `Population -> Population`."""
+    return lambda population: Population(Program.of(_pushed, (population.program,)), population.n)
+
+
+def _pushed(program: Program) -> Particle:
+    particles = sample("before", program)
+    log_evidence = log_sum_exp(particles.log_weight)
+    factor("evidence", log_evidence)
+    n = particles.log_weight.shape[0]
+    uniform = jnp.full((n,), -jnp.log(n), particles.log_weight.dtype)
+    normal = particles.log_weight - jnp.where(jnp.isfinite(log_evidence), log_evidence, 0.0)
+    return Particle(particles.value, jnp.where(jnp.isfinite(log_evidence), normal, uniform))
+
+
+def compose(*transformers: Transformer) -> Transformer:
+    """Apply transformers from right to left, as functions compose."""
+
+    def transform(representation: Any) -> Any:
+        for transformer in reversed(transformers):
+            representation = transformer(representation)
+        return representation
+
+    return transform
+
+
+def identity(representation: Any) -> Any:
+    """The transformer that does nothing."""
+    return representation
+
+
+def require(representation: Any, kind: type, block: str) -> None:
+    """Raise where a block is applied to another representation than it takes."""
+    if not isinstance(representation, kind):
+        raise MeasureError(
+            f"The block {block} was applied to {type(representation).__name__!r}.\nExpected: {kind.__name__}. "
+            "Start from `ppl.suspend(program)` or `ppl.weighted(program)` and `ppl.spawn(n)`."
+        )
