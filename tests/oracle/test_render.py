@@ -85,7 +85,6 @@ def test_programs_of_one_skeleton_are_staged_once():
     assert to_program(program).staged is to_program(other).staged
 
 
-@pytest.mark.xfail(strict=True, reason="masks of one address on different axes in two branches are broadcast wrongly")
 @pytest.mark.parametrize("swapped", [False, True])
 def test_one_address_is_masked_on_different_axes_in_two_branches(swapped):
     """x has axes (2, 2): one side skips outer step 0 (a mask over one axis), the other inner step 0 (over both)."""
