@@ -1,0 +1,168 @@
+"""ArviZ out: groups, dims, coords and weights of the DataTree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ppl
+import ppl.distributions as dist
+from ppl.inference.posterior import Evidence, Posterior, load
+from ppl.interop.arviz import to_datatree, variable_names
+
+SIGMA = jnp.array([1.0, 2.0, 0.5])
+DATA = jnp.array([3.0, -1.0, 0.5])
+
+
+@ppl.model
+def schools(sigma, y=None):
+    mu = ppl.sample("mu", dist.Normal(1.0, 2.0))
+    with ppl.plate("school", 3):
+        theta = ppl.sample("theta", dist.Normal(mu, 1.0))
+        ppl.sample("y", dist.Normal(theta, sigma), obs=y)
+    ppl.deterministic("effect/first", theta[0])
+
+
+def make(log_weights, program, method="MH"):
+    shape = (2, 5)
+    mu = jnp.arange(10.0).reshape(shape)
+    theta = mu[..., None] + jnp.array([0.0, 0.25, 0.5])[None, None]
+    return Posterior(
+        {"mu": mu, "theta": theta},
+        deterministic={"effect/first": theta[..., 0]},
+        log_weights=log_weights,
+        log_evidence=Evidence(-3.0, 0.5),
+        stats={"accepted": mu > 4},
+        program=program,
+        method=method,
+    )
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return make(None, schools(SIGMA, DATA)).to_arviz(key=1, coords={"school": ["a", "b", "c"]})
+
+
+def test_all_groups_are_there(tree):
+    assert set(tree.children) == {
+        "posterior",
+        "sample_stats",
+        "log_likelihood",
+        "observed_data",
+        "posterior_predictive",
+        "prior",
+        "prior_predictive",
+    }
+    assert set(tree["prior"].data_vars) == {"mu", "theta", "effect.first"}
+    assert set(tree["posterior_predictive"].data_vars) == {"y"}
+
+
+def test_plates_are_dims_with_the_users_labels(tree):
+    for group, name in (
+        ("posterior", "theta"),
+        ("posterior_predictive", "y"),
+        ("log_likelihood", "y"),
+        ("prior", "theta"),
+    ):
+        assert tree[group][name].dims == ("chain", "draw", "school")
+        assert tree[group]["school"].values.tolist() == ["a", "b", "c"]
+    assert tree["observed_data"]["y"].dims == ("school",)
+    assert tree["observed_data"]["y"].values.tolist() == DATA.tolist()
+
+
+def test_values_are_the_draws(tree):
+    assert tree["posterior"]["theta"].sel(chain=1, draw=2, school="b").item() == 7.25
+    assert tree["posterior"]["effect.first"].sel(chain=1, draw=2).item() == 7.0
+    assert tree["sample_stats"]["accepted"].values.tolist() == [[False] * 5, [True] * 5]
+    assert tree["posterior"].attrs["log_evidence"] == -3.0
+
+
+def test_the_pointwise_log_likelihood_is_the_closed_form(tree):
+    theta = tree["posterior"]["theta"].values
+    z = (np.asarray(DATA) - theta) / np.asarray(SIGMA)
+    expected = -0.5 * z**2 - np.log(np.asarray(SIGMA)) - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values, expected, rtol=1e-4)
+
+
+def test_predictions_are_drawn_for_their_own_draw(tree):
+    z = (tree["posterior_predictive"]["y"].values - tree["posterior"]["theta"].values) / np.asarray(SIGMA)
+    # 30 standard normals: none beyond 6 with probability 1 - 6e-8; thetas are up to 9 apart in units of 0.5.
+    assert np.abs(z).max() < 6
+    assert np.unique(z).size == 30
+    z = (tree["prior_predictive"]["y"].values - tree["prior"]["theta"].values) / np.asarray(SIGMA)
+    assert np.abs(z).max() < 6
+
+
+def test_weighted_draws_are_resampled_in_step():
+    log_weights = jnp.log(jnp.arange(10.0)).reshape(2, 5)
+    posterior = make(log_weights, None, "Importance")
+    tree = posterior.to_arviz(draws=90, key=2)
+    mu = tree["posterior"]["mu"].values
+    assert mu.shape == (1, 90)
+    # Weights k / 45: systematic resampling gives 2 k copies, give or take one.
+    counts = np.bincount(mu.ravel().astype(int), minlength=10)
+    assert (np.abs(counts - 2 * np.arange(10)) <= 1).all()
+    assert counts[0] == 0
+    stats = tree["sample_stats"]
+    np.testing.assert_array_equal(stats["ancestor"].values, mu)
+    np.testing.assert_array_equal(stats["accepted"].values, mu > 4)
+    np.testing.assert_array_equal(stats["log_weights"].values, np.asarray(log_weights).ravel())
+    assert tree.equals(posterior.to_arviz(draws=90, key=2))
+
+
+def test_exact_outcomes_are_resampled_to_enough_draws():
+    posterior = Posterior({"z": jnp.array([[0, 1]])}, log_weights=jnp.log(jnp.array([[0.25, 0.75]])), method="Exact")
+    assert float(posterior.to_arviz()["posterior"]["z"].mean()) == pytest.approx(0.75, abs=0.001)
+
+
+def test_groups_can_be_chosen_and_impossible_ones_are_named():
+    posterior = make(None, schools(SIGMA, DATA))
+    assert set(posterior.to_arviz(["posterior", "observed_data"]).children) == {"posterior", "observed_data"}
+    with pytest.raises(ValueError, match="'predictions'.*\n.*Available here: posterior"):
+        posterior.to_arviz(["predictions"])
+    with pytest.raises(ValueError, match="needs the program"):
+        make(None, None).to_arviz(["prior"])
+    with pytest.raises(ValueError, match="needs observations"):
+        make(None, schools(SIGMA)).to_arviz(["log_likelihood"])
+    partial = Posterior({"mu": jnp.zeros((1, 5))}, program=schools(SIGMA, DATA))
+    with pytest.raises(ValueError, match="none of 'theta'"):
+        partial.to_arviz(["posterior_predictive"])
+    assert "log_likelihood" not in partial.to_arviz(["posterior"]).children
+
+
+def test_a_loaded_posterior_keeps_its_dims(tmp_path):
+    make(None, schools(SIGMA, DATA)).save(tmp_path / "p")
+    tree = load(tmp_path / "p").to_arviz()
+    assert set(tree.children) == {"posterior", "sample_stats"}
+    assert tree["posterior"]["theta"].dims == ("chain", "draw", "school")
+
+
+def test_choices_not_made_are_nan_with_their_mask():
+    made = jnp.array([[True, False, True]])
+    tree = Posterior({"x": jnp.ones((1, 3, 2)), "k": jnp.ones((1, 3), int)}, masks={"x": made, "k": made}).to_arviz()
+    assert np.isnan(tree["posterior"]["x"].values[0, :, 1]).tolist() == [False, True, False]
+    assert tree["posterior"]["k"].values.tolist() == [[1, 1, 1]]
+    assert tree["sample_stats"]["x.made"].values.tolist() == [[True, False, True]]
+
+
+def test_awkward_names_stay_distinct():
+    assert variable_names(["a/b", "a.b", "c"]) == {"a/b": "a.b_", "a.b": "a.b", "c": "c"}
+    # A subsampled plate: the plate's own site has the plate's name, and so would its axis.
+    groups = {"posterior": {"n": np.zeros((1, 4, 2), np.int32), "x": np.zeros((1, 4, 2, 3))}}
+    tree = to_datatree(groups, dims={"n": ("n",), "x": ("n", None)}, coords={"n": [7, 9]})
+    assert tree["posterior"]["x"].dims == ("chain", "draw", "n_dim", "x_dim_1")
+    assert tree["posterior"]["n_dim"].values.tolist() == [7, 9]
+    tree = to_datatree({"posterior": {"x": np.zeros((1, 4, 2))}}, dims={"x": ("chain",)})
+    assert tree["posterior"]["x"].dims == ("chain", "draw", "chain_dim")
+
+
+def test_labels_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="'school' has 3 elements.*2 labels"):
+        make(None, schools(SIGMA, DATA)).to_arviz(["posterior"], coords={"school": ["a", "b"]})
+
+
+def test_keys_and_small_floats_are_made_plain():
+    keys = jax.random.split(jax.random.key(0), 4)[None]
+    tree = to_datatree({"posterior": {"k": keys, "h": jnp.ones((1, 4), jnp.bfloat16)}})
+    assert tree["posterior"]["k"].dtype == np.uint32
+    assert tree["posterior"]["h"].dtype == np.float32
