@@ -116,21 +116,29 @@ def run_chains(maker: KernelMaker, program: Program, start: tuple[State, PRNGKey
     states, key = start
     chains = len(jax.tree.leaves(states)[0]) if jax.tree.leaves(states) else 1
 
-    def step(carry: tuple[State, Any], index: Any) -> tuple[tuple[State, Any], Any]:
-        state, moved = carry
-        new, stats = _step_in_lanes(maker(program), state, jax.random.fold_in(key, index), chains)
-        return (new, moved | _differ(state, new)), stats
+    def step(index: Any, carry: Carry) -> Carry:
+        new, stats = _step_in_lanes(maker(program), carry.states, jax.random.fold_in(key, index), chains)
+        return Carry(new, stats, carry.moved | _differ(carry.states, new))
 
-    def draw(carry: tuple[State, Any], index: Any) -> Any:
-        first = steps.warmup + index * steps.thin
-        carry, stats = lax.scan(step, carry, first + jnp.arange(steps.thin))
-        return carry, (carry[0], jax.tree.map(lambda x: x[-1], stats))
+    def draw(carry: Carry, index: Any) -> tuple[Carry, Any]:
+        end = steps.warmup + (index + 1) * steps.thin
+        begin = jnp.where(index == 0, 0, end - steps.thin)  # the first draw does the warm-up: one copy of the step compiles
+        carry = lax.fori_loop(begin, end, step, carry)
+        return carry, (carry.states, carry.stats)
 
-    carry = (states, jnp.zeros(chains, bool))
-    carry, _ = lax.scan(step, carry, jnp.arange(steps.warmup))
-    (last, moved), (visited, stats) = lax.scan(draw, carry, jnp.arange(steps.draws))
-    visited, stats = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (visited, stats))
-    return Chains(visited, stats, moved, last)
+    stats = jax.eval_shape(lambda: _step_in_lanes(maker(program), states, key, chains)[1])
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stats)
+    last, visited = lax.scan(draw, Carry(states, blank, jnp.zeros(chains, bool)), jnp.arange(steps.draws))
+    visited, stats = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), visited)
+    return Chains(visited, stats, last.moved, last.states)
+
+
+class Carry(NamedTuple):
+    """What a step hands to the next: states, their recorded numbers, and which chains have ever moved."""
+
+    states: State
+    stats: dict[str, Any]
+    moved: Any
 
 
 def _step_in_lanes(kernel: Kernel, states: State, key: PRNGKey, chains: int) -> tuple[State, dict[str, Any]]:

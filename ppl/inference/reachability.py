@@ -5,6 +5,7 @@ stochastic, does it leave the posterior invariant, is it in balance, is it irred
 states; larger ones are a matter of statistics.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -89,11 +90,20 @@ def transitions(program: Program, maker: KernelMaker = trace_mh_kernel, limit: i
 
 
 def _enumerated(maker: KernelMaker, program: Program, states: State, limit: int) -> tuple[jax.Array, State]:
-    def one(program: Program, state: State) -> tuple[jax.Array, State]:
+    """Enumerate the kernel at every state, in a number of rows that is a power of two: few shapes, few compilations."""
+    count = len(jax.tree.leaves(states)[0])
+    padded = np.minimum(np.arange(2 ** (count - 1).bit_length()), count - 1)
+    found = _enumerate_kernel(maker, limit, program, jax.tree.map(lambda x: x[padded], states))
+    return jax.tree.map(lambda x: x[:count], found)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _enumerate_kernel(maker: KernelMaker, limit: int, program: Program, states: State) -> tuple[jax.Array, State]:
+    def one(state: State) -> tuple[jax.Array, State]:
         measure = maker(program)(state).enumerate(limit)
         return measure.log_weights, measure.values
 
-    return jax.vmap(one, in_axes=(None, 0))(program, states)
+    return jax.vmap(one)(states)
 
 
 def _keys(states: State) -> list[bytes]:
