@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal, Primitive, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 from jax.extend.core.primitives import (
     random_bits_p,
     random_fold_in_p,
@@ -179,7 +179,8 @@ def inner_codes(equation: Any) -> list[Code]:
     """The jaxprs among an equation's parameters (bodies, branches, conditions)."""
     if equation.primitive is lanes_p:
         return [equation.params["body"]]
-    return [code_of(jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
+    groups = (value if isinstance(value, tuple | list) else (value,) for value in equation.params.values())
+    return [code_of(item) for group in groups for item in group if isinstance(item, Jaxpr | ClosedJaxpr)]
 
 
 _has_sites_cache: dict[int, tuple[Any, bool]] = {}
