@@ -1,8 +1,8 @@
 """Reparameterisation: draw an auxiliary choice instead, and compute the original one from it.
 
-A rule splits a distribution into a *base* law, drawn at `address/base`, and a function that pushes a draw of the base to a
-draw of the distribution; the original address becomes a recorded (deterministic) value. Law: the joint law of all values is
-unchanged, that is, with theta = push(base),
+A rule splits a distribution into a *base* law, drawn at `address/base`, and a function that pushes a draw of the base
+to a draw of the distribution; the original address becomes a recorded (deterministic) value. Law: the joint law of all
+values is unchanged, that is, with theta = push(base),
 
     log density of the new program at base  =  log density of the old one at theta  +  log |d theta / d base|.
 
@@ -98,7 +98,9 @@ class Noncentered:
 
 
 def noncentered(centeredness: float = 0.0) -> Noncentered:
-    r"""The rule for location-scale families: draw $b \sim F(c \mu, \sigma^c)$, set $\theta = \mu + \sigma^{1-c}(b - c\mu)$.
+    r"""The rule for location-scale families: compute a draw from one of a standard (or less spread) member.
+
+    $b \sim F(c \mu, \sigma^c)$, $\theta = \mu + \sigma^{1-c}(b - c\mu)$.
 
     Args:
         centeredness: c in [0, 1]; 0 draws from the standard member of the family, 1 changes nothing but the address.
@@ -110,11 +112,14 @@ def noncentered(centeredness: float = 0.0) -> Noncentered:
         ReparameterizationError: for a number outside [0, 1].
 
     Reference:
-        Papaspiliopoulos, Roberts, Skold, "A general framework for the parametrization of hierarchical models", Statistical
-        Science 22 (2007); Gorinova, Moore, Hoffman, "Automatic reparameterisation of probabilistic programs", ICML 2020.
+        Papaspiliopoulos, Roberts, Skold, "A general framework for the parametrization of hierarchical models",
+        Statistical Science 22 (2007); Gorinova, Moore, Hoffman, "Automatic reparameterisation of probabilistic
+        programs", ICML 2020.
     """
     if not 0.0 <= centeredness <= 1.0:
-        raise ReparameterizationError(f"noncentered was given centeredness {centeredness}.\nExpected: a number in [0, 1].")
+        raise ReparameterizationError(
+            f"noncentered was given centeredness {centeredness}.\nExpected: a number in [0, 1]."
+        )
     return Noncentered(float(centeredness))
 
 
@@ -232,13 +237,13 @@ def reparam(program: Program, rules: Mapping[str, Rule]) -> Program:
     """The program in which some choices are computed from auxiliary ones; the joint law of all values is the same.
 
     The auxiliary choice of `theta` is at `theta/base`, with the plates and loop axes of `theta`; `theta` becomes a
-    deterministic value. Inside a subsampled plate, the base is scaled as the choice was: the new program is the one with the
-    plate around the reparameterised choice, so that its density, too, estimates that of the whole plate.
+    deterministic value. Inside a subsampled plate, the base is scaled as the choice was: the new program is the one
+    with the plate around the reparameterised choice, so that its density, too, estimates that of the whole plate.
 
     Args:
         program: A program.
-        rules: For each address of a latent choice, a rule: `ppl.noncentered()`, `ppl.transformed()`, or an object with a
-            method `split(distribution) -> Split | None` and an attribute `expects`.
+        rules: For each address of a latent choice, a rule: `ppl.noncentered()`, `ppl.transformed()`, or an object with
+            a method `split(distribution) -> Split | None` and an attribute `expects`.
 
     Raises:
         AddressError: for an address that the program does not have or that is not a latent choice.
@@ -279,7 +284,7 @@ def _check_addresses(program: Program, rules: Mapping[str, Rule]) -> None:
             near = difflib.get_close_matches(address, table, n=1)
             hint = f" Did you mean {near[0]!r} ({table[near[0]].site.source})?" if near else ""
             raise AddressError(
-                f"reparam was given the rule {rule!r} for the address {address!r}, which the program does not have.{hint}\n"
+                f"reparam was given {rule!r} for the address {address!r}, which the program does not have.{hint}\n"
                 f"Its addresses: {', '.join(map(repr, table)) or 'none'}."
             )
         site = table[address].site

@@ -1,12 +1,12 @@
 """A program whose continuous choices live in R^n: what gradient-based samplers and optimisers move in.
 
-`unconstrained(program)` replaces the law of each continuous choice by its `Pullback` along the bijection from R^n to the
-choice's support, at the same address. Law: with x = constrain(u),
+`unconstrained(program)` replaces the law of each continuous choice by its `Pullback` along the bijection from R^n to
+the choice's support, at the same address. Law: with x = constrain(u),
 
     log density of the new program at u  =  log density of the program at x  +  log |det d x / d u|.
 
-The support may depend on earlier choices. Choices that are integers or booleans, or that have finitely many outcomes, stay
-as they are; so do choices from measures of the user's own that have no `support` (they are taken to live in R^n).
+The support may depend on earlier choices. Choices that are integers or booleans, or that have finitely many outcomes,
+stay as they are; so do choices from measures of the user's own that have no `support` (they are taken to live in R^n).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float
+from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
 from ppl.distributions.finite import Finite
@@ -45,7 +46,6 @@ class Pullback(dist.Distribution):
 
     arg_constraints = {}
     pytree_data_fields = ("base_dist",)
-    support = dist.constraints.real
 
     def __init__(self, base_dist: dist.Distribution) -> None:
         self.base_dist = base_dist
@@ -54,11 +54,16 @@ class Pullback(dist.Distribution):
         super().__init__(tuple(shape[:rank]), tuple(shape[rank:]))
 
     @property
+    def support(self) -> constraints.Constraint:
+        """R^n."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    @property
     def transform(self) -> Any:
         """The bijection T."""
         return biject_to(self.base_dist.support)
 
-    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draw from the distribution and pull back.
 
         Args:
@@ -70,14 +75,15 @@ class Pullback(dist.Distribution):
         """
         return self.transform.inv(self.base_dist.sample(key, sample_shape))
 
-    def log_prob(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def log_prob(self, value: Float[ArrayLike, "..."], intermediates: list[Any] | None = None) -> Float[Array, "..."]:
         """Log density (nats), batch-shaped, the log Jacobian determinant included."""
+        del intermediates
         transform = self.transform
         pushed = transform(value)
         log_det = transform.log_abs_det_jacobian(value, pushed)
         beyond = len(self.base_dist.event_shape) - transform.codomain.event_dim
-        summed = jnp.sum(log_det, axis=tuple(range(jnp.ndim(log_det) - beyond, jnp.ndim(log_det))))
-        return self.base_dist.log_prob(pushed) + summed
+        summed = jnp.sum(log_det, axis=tuple(range(-beyond, 0)))
+        return jnp.asarray(self.base_dist.log_prob(pushed) + summed)
 
 
 def pulled_back(node: SampleSite) -> Pullback | None:
@@ -95,8 +101,8 @@ def pulled_back(node: SampleSite) -> Pullback | None:
         raise MeasureError(
             f"The choice {node.address!r} at {node.site.source}, drawn from {node.signature.name}, has the support "
             f"{measure.support!r}, to which no bijection from R^n is known.\nExpected: a support that "
-            "numpyro.distributions.transforms.biject_to knows. Register one there, or write the choice as a transform of "
-            "another one in the model."
+            "numpyro.distributions.transforms.biject_to knows. Register one there, or write the choice as a transform "
+            "of another one in the model."
         ) from error
 
 
@@ -126,7 +132,7 @@ class Unconstrain(Rewrite):
 class Move(Handler):
     """Run a program on given choices and write them on the other side of the bijections."""
 
-    def __init__(self, to_support: bool) -> None:
+    def __init__(self, *, to_support: bool) -> None:
         self.to_support = to_support
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
@@ -168,7 +174,7 @@ class Unconstrained:
         Returns:
             The values on their supports; values of branches not taken are zero.
         """
-        moved = _moved(self.original, self._checked(self.program, choices, "constrain"), True)
+        moved = _moved(self.original, self._checked(self.program, choices, "constrain"), "support")
         return _in_order(self.original, moved)
 
     def unconstrain(self, choices: Choices) -> Choices:
@@ -183,7 +189,7 @@ class Unconstrained:
         Raises:
             SupportError: for a value outside its support (where the values are not traced).
         """
-        moved = _moved(self.original, self._checked(self.original, choices, "unconstrain"), False)
+        moved = _moved(self.original, self._checked(self.original, choices, "unconstrain"), "reals")
         for address, value in moved.items():
             if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
                 info = self.original.sites[address]
@@ -237,8 +243,8 @@ class _Derived:
 
 
 @partial(jax.jit, static_argnums=2)
-def _moved(program: Program, given: Choices, to_support: bool) -> Choices:
-    _, result = program.run(Move(to_support), given)
+def _moved(program: Program, given: Choices, target: str) -> Choices:
+    _, result = program.run(Move(to_support=target == "support"), given)
     return ch.flatten(result.writes, program.staged, ("latent",))
 
 
