@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from ppl.distributions.density import log_prob
+
 
 class Outcomes(NamedTuple):
     """The outcomes of a finite law.
@@ -34,7 +36,7 @@ class Finite(Protocol):
 def outcomes(measure: Any) -> Outcomes | None:
     """The outcomes of a measure, or None where it is not finite or its size is not known while tracing.
 
-    Example:
+    Examples:
         >>> import ppl.distributions as dist
         >>> outcomes(dist.Bernoulli(0.25)).values.tolist()
         [0, 1]
@@ -51,7 +53,7 @@ def outcomes(measure: Any) -> Outcomes | None:
         values = measure.enumerate_support(expand=True)
     except (NotImplementedError, jax.errors.ConcretizationTypeError):
         return None
-    return Outcomes(values, measure.log_prob(values))
+    return Outcomes(values, log_prob(measure, values))
 
 
 def pick(outcome_list: Outcomes, index: Any) -> tuple[Any, Any]:
@@ -62,6 +64,6 @@ def pick(outcome_list: Outcomes, index: Any) -> tuple[Any, Any]:
 
     def take(values: Any) -> Any:
         event = values.shape[1 + len(batch) :]
-        return values.reshape(values.shape[0], -1, *event)[flat_index, lanes].reshape(*batch, *event)
+        return jnp.reshape(values, (values.shape[0], -1, *event))[flat_index, lanes].reshape(*batch, *event)
 
     return jax.tree.map(take, outcome_list.values), take(outcome_list.log_probs)
