@@ -1,12 +1,16 @@
 """QuasiBorel: a probabilistic programming language embedded in Python, on JAX."""
 
-from ppl import distributions, errors, testing
+from ppl import distributions, errors, inference, testing
+from ppl.inference import MH, Exact, Importance, Posterior, infer, load
+from ppl.interop import from_numpyro
 from ppl.semantics.blocks import compose, proper, push_evidence, resample, spawn
 from ppl.semantics.finite import FiniteMeasure
-from ppl.semantics.language import deterministic, factor, sample
+from ppl.semantics.functions import random_function, random_table
 from ppl.semantics.lanes import vmap
+from ppl.semantics.language import deterministic, factor, sample
 from ppl.semantics.plates import plate
 from ppl.semantics.program import Model, Program, model
+from ppl.semantics.reparam import noncentered, reparam, transformed
 from ppl.semantics.representations import (
     Particle,
     Population,
@@ -21,18 +25,24 @@ from ppl.semantics.representations import (
 from ppl.semantics.site import SiteInfo
 from ppl.semantics.suspension import Suspended, advance, finish, hoist, hoist_first, smc, suspend
 from ppl.semantics.trace import DensityTerms, Trace
+from ppl.semantics.unconstrained import Unconstrained, unconstrained
 
 __all__ = [
     "DensityTerms",
+    "Exact",
     "FiniteMeasure",
+    "Importance",
+    "MH",
     "Model",
     "Particle",
     "Population",
+    "Posterior",
     "Program",
     "SiteInfo",
     "Suspended",
     "Trace",
     "Traced",
+    "Unconstrained",
     "Weighted",
     "advance",
     "bind",
@@ -42,20 +52,30 @@ __all__ = [
     "errors",
     "factor",
     "finish",
+    "from_numpyro",
     "hoist",
     "hoist_first",
+    "infer",
+    "inference",
+    "load",
     "meaning",
     "model",
+    "noncentered",
     "plate",
     "population",
     "proper",
     "push_evidence",
+    "random_function",
+    "random_table",
+    "reparam",
     "resample",
     "sample",
     "smc",
     "spawn",
     "suspend",
     "testing",
+    "transformed",
+    "unconstrained",
     "unit",
     "vmap",
     "weighted",

@@ -26,7 +26,7 @@ def law_of_draws(distribution: dist.Distribution) -> dist.Distribution:
         The distribution itself where it is normalised already. For an improper uniform: a standard normal pushed
         through the bijection of its support.
 
-    Example:
+    Examples:
         >>> import numpyro.distributions as dist
         >>> coin = dist.Bernoulli(0.25)
         >>> law_of_draws(Scaled(coin.mask(False), 3.0)) is coin

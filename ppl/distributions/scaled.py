@@ -19,7 +19,7 @@ class Scaled(dist.Distribution):
         base_dist: The distribution that draws come from.
         scale: The power s, a number or an array that broadcasts to the batch shape; a dynamic leaf.
 
-    Example:
+    Examples:
         >>> import numpyro.distributions as dist
         >>> one = dist.Normal(1.0, 2.0)
         >>> float(Scaled(one, 2.5).log_prob(3.0) / one.log_prob(3.0))

@@ -18,7 +18,7 @@ from numpyro.distributions.constraints import Constraint
 class Seed(dist.Distribution):
     """A uniformly drawn key of the `threefry2x32` generator, as raw data of shape `(2,)` and dtype uint32.
 
-    Example:
+    Examples:
         >>> import jax
         >>> draw = Seed().sample(jax.random.key(0))
         >>> draw.shape, draw.dtype.name, float(Seed().log_prob(draw))

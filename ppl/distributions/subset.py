@@ -46,7 +46,7 @@ class RandomSubset(dist.Distribution):
         size: The number n of members, indexed from 0.
         subsample_size: The number k of different members to draw.
 
-    Example:
+    Examples:
         >>> import jax
         >>> subset = RandomSubset(10, 3)
         >>> draw = subset.sample(jax.random.key(0))

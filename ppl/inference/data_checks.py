@@ -21,7 +21,7 @@ from ppl.semantics import choices as ch
 from ppl.semantics.binding import NAN_ADVICE
 from ppl.semantics.interpreter import Outcome, Position, SampleSite
 from ppl.semantics.program import Program
-from ppl.semantics.scoring import in_support
+from ppl.distributions.density import in_support
 from ppl.typing import PRNGKey
 
 DRAWS = 16

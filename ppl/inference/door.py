@@ -41,7 +41,7 @@ def infer(
         NaNError, SupportError: the data cannot be meant as they are; the message names site, line and index.
         DegenerateWeightsError: no draw has a positive weight; the message holds the log density by site.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ppl, ppl.distributions as dist
         >>> from ppl.inference.door import infer
         >>> from ppl.inference.exact import Exact

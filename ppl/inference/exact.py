@@ -32,7 +32,7 @@ class Exact:
     As a method of `ppl.infer` it gives every point of positive mass with its exact log weight; as a method of
     `Program.marginal` it sums finite choices out along the program's structure.
 
-    Example:
+    Examples:
         >>> import ppl, ppl.distributions as dist
         >>> from ppl.inference.door import infer
         >>> @ppl.model

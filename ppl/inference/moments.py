@@ -48,7 +48,7 @@ def weighted_hdi(values: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"]
         weights: normalised weights.
         prob: a probability in (0, 1].
 
-    Example:
+    Examples:
         >>> weighted_hdi(np.array([0.0, 1.0, 5.0]), np.array([0.5, 0.4, 0.1]), 0.9)
         (0.0, 1.0)
     """
@@ -69,7 +69,7 @@ def weighted_hdi(values: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"]
 def weighted_moments(values: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"]) -> tuple[float, float]:
     """Mean and standard deviation under normalised weights (no correction for small samples).
 
-    Example:
+    Examples:
         >>> weighted_moments(np.array([0.0, 4.0]), np.array([0.75, 0.25]))[0]
         1.0
     """

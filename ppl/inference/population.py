@@ -7,11 +7,12 @@ are drawn from the *law of draws* of their measures, which is another than their
 or improper; the weight makes up for it. Law: E[sum_i w_i f(x_i)] / n is the integral of f against the measure.
 """
 
-from functools import partial
+from functools import partial, singledispatch
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Shaped
 
 from ppl.distributions.drawn import law_of_draws
@@ -28,7 +29,18 @@ LANES = Position(lanes=1)
 """Where a program runs when it runs in lanes of ours."""
 
 
-@law_of_draws.register
+@singledispatch
+def drawn_from(measure: Any) -> Any:
+    """The normalised law that a measure's own draws follow; the measure itself where that is its density."""
+    return measure
+
+
+@drawn_from.register
+def _distribution(measure: dist.Distribution) -> dist.Distribution:
+    return law_of_draws(measure)
+
+
+@drawn_from.register
 def _finite(measure: FiniteMeasure) -> FiniteMeasure:
     return measure.normalize()
 
@@ -88,7 +100,7 @@ class Propose(Handler):
         return outcome if read is None else _kept_where(read, node, outcome)
 
     def _drawn(self, node: SampleSite, where: Position) -> Outcome:
-        law = law_of_draws(node.measure)
+        law = drawn_from(node.measure)
         value = draw(law, site_key(self.key, node.address, where.loop), where.lanes)
         log_law = total_log_prob(law, value)
         excess = _nats(0.0) if law is node.measure else total_log_prob(node.measure, value) - log_law

@@ -124,7 +124,7 @@ def irreducible(program: Program, maker: KernelMaker = trace_mh_kernel, limit: i
     Returns:
         The communicating classes; as a truth value, whether there is only one.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def twins():

@@ -142,7 +142,7 @@ def summarize(
 def element_label(index: tuple[int, ...], dims: tuple[str | None, ...]) -> str:
     """`[school=0, 1]` for an element; empty for a scalar.
 
-    Example:
+    Examples:
         >>> element_label((0, 1), ("school", None)), element_label((), ())
         ('[school=0, 1]', '')
     """

@@ -27,7 +27,7 @@ class Note(NamedTuple):
 def format_number(value: float, decimals: int | None = None) -> str:
     """A number in a cell: fixed decimals where they are readable, else scientific; a dash for NaN.
 
-    Example:
+    Examples:
         >>> format_number(3.14159, 2), format_number(1234567.0, 2), format_number(float("nan"))
         ('3.14', '1.23e+06', '–')
     """
@@ -48,7 +48,7 @@ def format_number(value: float, decimals: int | None = None) -> str:
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Columns aligned by spaces: the first `left` ones to the left, the others to the right.
 
-    Example:
+    Examples:
         >>> print(text_table(["", "mean"], [["mu", "1.0"], ["theta", "-10.25"]]))
                  mean
         mu        1.0
@@ -125,7 +125,7 @@ def _side(*, at_left: bool) -> str:
 def axes_text(shape: Sequence[int], dims: Sequence[str | None]) -> str:
     """Sizes with the names of their axes.
 
-    Example:
+    Examples:
         >>> axes_text((8, 2), ("school", None)), axes_text((), ())
         ('school: 8, 2', 'scalar')
     """

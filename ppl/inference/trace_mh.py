@@ -24,11 +24,10 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 
-from ppl.distributions.drawn import law_of_draws
 from ppl.errors import ConvergenceError
 from ppl.inference.kernels import Chains, Kernel, State, Steps, initial_states, mean_accepted, run_chains
 from ppl.inference.method import Settings, positive
-from ppl.inference.population import replayed
+from ppl.inference.population import drawn_from, replayed
 from ppl.inference.posterior import Posterior
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
@@ -37,7 +36,7 @@ from ppl.semantics.language import deterministic, sample
 from ppl.semantics.measures import join
 from ppl.semantics.program import Program
 from ppl.semantics.rewrites import placed
-from ppl.semantics.scoring import log_prob
+from ppl.distributions.density import log_prob
 from ppl.semantics.site import Site
 from ppl.typing import PRNGKey
 
@@ -90,7 +89,7 @@ class Score(Handler):
 
 
 def _law_scores(measure: Any, value: Any, scores: Any) -> Any:
-    law = law_of_draws(measure)
+    law = drawn_from(measure)
     return scores if law is measure else _elements(law, value)
 
 
@@ -111,7 +110,7 @@ class Redraw(Score):
 
 def _bind_draw(node: SampleSite) -> Any:
     site = placed(node.site._replace(address=join("draw", node.address), plates=(), grad=None))
-    return bind_sample(site, law_of_draws(node.measure))
+    return bind_sample(site, drawn_from(node.measure))
 
 
 def _typed(value: Any, node: SampleSite) -> Any:
@@ -159,7 +158,7 @@ def trace_mh_kernel(program: Program) -> Kernel:
         A function from a `State` of positive density to the program of the next `State`, which records `accepted` and
         `log_density`.
 
-    Example:
+    Examples:
         >>> import ppl, ppl.distributions as dist
         >>> from ppl.inference.kernels import State
         >>> @ppl.model

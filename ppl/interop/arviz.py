@@ -91,7 +91,7 @@ def weighted_stats(
 def variable_names(addresses: Sequence[str]) -> dict[str, str]:
     """Names without `/`, distinct for distinct addresses.
 
-    Example:
+    Examples:
         >>> variable_names(["a.b", "a/b", "c"])
         {'a.b': 'a.b', 'a/b': 'a.b_', 'c': 'c'}
     """

@@ -46,7 +46,7 @@ def from_numpyro(model: Callable[..., Any]) -> Callable[..., Any]:
 
     - A substituted value is a fixed choice: a prior term. A `param` has its initial value and no site.
     - Where the density of a latent choice is not that of its draws (mask, scale, subsampled plate, `ImproperUniform`),
-      the choice is drawn from a normalised law, and a factor `name/reweight` carries the rest.
+      it is drawn from a normalised law, and the trace's weight carries the rest.
     - A subsampled plate is a latent choice of indices under the plate's name, with log density 0.
     - Data under a mask are replaced by a feasible value: they count for nothing.
     - A site in a reversed scan is indexed by its position in `xs`.
@@ -62,7 +62,7 @@ def from_numpyro(model: Callable[..., Any]) -> Callable[..., Any]:
         NumpyroModelError: for `numpyro.prng_key` (and what needs it: `handlers.block` around latent sites, a `param`
             with a random initial value), `numpyro.mutable`, and neural network modules without given parameters.
 
-    Example:
+    Examples:
         >>> import numpyro, numpyro.distributions as dist
         >>> def coin(y):
         ...     p = numpyro.sample("p", dist.Beta(2.0, 3.0))

@@ -81,14 +81,8 @@ def _emit_factor(site: NumpyroSite) -> Any:
 
 
 def _emit_latent(site: NumpyroSite) -> Any:
-    """A draw from a normalised law, and the rest of its density (mask, scale, improper) as a factor `name/reweight`."""
-    target, drawn = _scaled(site.fn, site.scale), law_of_draws(site.fn)
     with _plates(site.frames):
-        value = sample(site.name, drawn)
-    if drawn is not target:
-        own, whole = jnp.asarray(drawn.log_prob(value)), jnp.asarray(target.log_prob(value))
-        factor(f"{site.name}/reweight", jnp.sum(jnp.where(jnp.isneginf(own), 0.0, whole - own)))
-    return value
+        return sample(site.name, _scaled(site.fn, site.scale))
 
 
 def _is_unit(fn: dist.Distribution) -> bool:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ppl.distributions.density import has_mask
 from ppl.errors import AddressError, DtypeError, MeasureError, NaNError, ShapeError
 from ppl.semantics import scope
 from ppl.semantics.jaxpr import sample_p
@@ -17,7 +18,7 @@ def bind_sample(site: Site, measure: Any, obs: Any = None) -> Any:
     """Bind a `sample` equation with everything already resolved (address, plates, source)."""
     leaves, tree = jax.tree.flatten(measure)
     avals, value_tree = value_avals(measure)
-    observed = [] if obs is None else observation_leaves(obs, avals, value_tree, site)
+    observed = [] if obs is None else observation_leaves(obs, avals, value_tree, site, nan_ok=has_mask(measure))
     event_rank = len(getattr(measure, "event_shape", ()))
     signature = Signature(name_of(tree), tree, len(leaves), value_tree, avals, event_rank)
     values = sample_p.bind(*leaves, *observed, site=site, signature=signature)
@@ -34,17 +35,18 @@ def full_address(address: str, source: Source) -> str:
     return join(scope.current().prefix, address)
 
 
-def observation_leaves(obs: Any, avals: tuple[Any, ...], value_tree: Any, site: Site) -> list[Any]:
-    """Check an observed value against its site and convert it to the site's dtypes."""
+def observation_leaves(obs: Any, avals: tuple[Any, ...], value_tree: Any, site: Site, *, nan_ok: bool = False) -> list[Any]:
+    """Check an observed value against its site (masked ones may hold NaN) and convert it to the site's dtypes."""
     leaves, tree = jax.tree.flatten(obs)
     if tree != value_tree:
         raise MeasureError(
             f"The observation of the site {site.address!r} at {site.source} has the structure {tree}.\nExpected: {value_tree}."
         )
-    return [checked_value(leaf, aval, site.address, str(site.source)) for leaf, aval in zip(leaves, avals, strict=True)]
+    pairs = zip(leaves, avals, strict=True)
+    return [checked_value(leaf, aval, site.address, str(site.source), nan_ok=nan_ok) for leaf, aval in pairs]
 
 
-def checked_value(value: Any, aval: Any, address: str, source: str) -> Any:
+def checked_value(value: Any, aval: Any, address: str, source: str, *, nan_ok: bool = False) -> Any:
     """A value in the shape and dtype of its site, or an error that names both."""
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape != aval.shape:
@@ -57,7 +59,7 @@ def checked_value(value: Any, aval: Any, address: str, source: str) -> Any:
             f"The value for {address!r} ({source}) has dtype {dtype}.\nExpected: {aval.dtype} (the distribution's), or a "
             f"narrower kind.\nConvert the data, for example with .astype({aval.dtype.name!r})."
         )
-    if isinstance(value, np.ndarray | np.generic | float) and np.isnan(np.asarray(value, np.result_type(value))).any():
+    if not nan_ok and isinstance(value, np.ndarray | np.generic | float) and np.isnan(np.asarray(value, np.result_type(value))).any():
         raise NaNError(f"The value for {address!r} ({source}) holds NaN.\n{NAN_ADVICE}")
     return value if dtype == aval.dtype else jnp.asarray(value, aval.dtype)
 

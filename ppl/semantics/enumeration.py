@@ -5,6 +5,7 @@ rows of branches not taken are counted once (their index is zero). Law: the resu
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ from ppl.errors import EnumerationSizeError, NotFiniteError
 from ppl.semantics import choices as ch
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density
-from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite
+from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite, run
 from ppl.semantics.scoring import total_log_prob
+from ppl.semantics.table import CodeKey
 
 DEFAULT_LIMIT = 2**20
 """The most rows that `enumerate` makes without being asked."""
@@ -52,6 +54,8 @@ class Sizes(Handler):
 class Enumerate(Density):
     """Take the outcome that the read index names; sum the log densities. Writes the value."""
 
+    scores_given = False
+
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """The outcome by index, or the observed value."""
         del where
@@ -72,7 +76,14 @@ def _reshaped(value: Any, node: SampleSite) -> Any:
 
 def support_sizes(program: Any) -> dict[str, tuple[int, ...]]:
     """For each latent site, the shape `(*axes, K)`: K outcomes for every element."""
-    shapes = jax.eval_shape(lambda p: p.run(Sizes())[1].writes, program)
+    return dict(_support_sizes(CodeKey(program.staged.code)))
+
+
+@lru_cache(maxsize=2048)
+def _support_sizes(key: CodeKey) -> dict[str, tuple[int, ...]]:
+    """Once a structure: the numbers of outcomes depend on the code alone."""
+    arguments = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in key.code.jaxpr.invars]
+    shapes = jax.eval_shape(lambda args: run(key.code, args, Sizes(), {}).writes, arguments)
     return {address: shape.shape for address, shape in shapes.items()}
 
 

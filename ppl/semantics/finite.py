@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
+from ppl.distributions.drawn import law_of_draws
 from ppl.distributions.finite import Outcomes
 from ppl.errors import AddressError, DegenerateWeightsError
 from ppl.semantics.show import finite_html, finite_text
@@ -29,7 +30,7 @@ class FiniteMeasure:
         choices: Where the measure is that of a program: its choices by address, with the same leading axis.
         masks: For addresses inside branches, whether the choice was made.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> die = FiniteMeasure(jnp.log(jnp.full(6, 1 / 6)), jnp.arange(1, 7))
         >>> round(float(die.expectation(lambda x: x)), 4)
@@ -157,7 +158,7 @@ class FiniteMeasure:
             return float("nan"), []
         merged = self.merged()
         order = np.argsort(-np.asarray(merged.log_weights), kind="stable")
-        rows = [(float(np.exp(merged.log_weights[i])), _show(merged.values, i)) for i in order]
+        rows = [(float(np.exp(merged.log_weights[i])), _show(merged.values, int(i))) for i in order]
         return float(np.exp(np.logaddexp.reduce(merged.log_weights))) if rows else 0.0, rows
 
     def _choice(self, address: str) -> Any:
@@ -197,3 +198,8 @@ def _show(values: Any, index: int) -> str:
     if isinstance(point, dict):
         return "  ".join(f"{k}={v}" for k, v in point.items())
     return str(point)
+
+
+@law_of_draws.register
+def _normalized(measure: FiniteMeasure) -> FiniteMeasure:
+    return measure.normalize()

@@ -43,7 +43,7 @@ def random_function(address: str, f: Callable[..., Any]) -> Partial:
         dtype, shape and bits: 2 and 2.0 are different arguments, 0.0 and -0.0 the same, and all NaNs are the same.
         Use `jax.vmap(g)` for the values at several arguments: `g(array)` is the value at one argument, the array.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ppl
         >>> @ppl.model
         ... def noise():
@@ -105,7 +105,7 @@ def random_table(address: str, measure: Any, size: int) -> Partial:
         `g` with `g(i)` the value at an integer i, or the values at an integer array. Outside the domain it is NaN
         (floats) or the smallest (signed) or largest (unsigned) integer, never a neighbour's value.
 
-    Example:
+    Examples:
         >>> import ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def coins():

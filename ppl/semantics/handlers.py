@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ppl.distributions.density import log_prob
 from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite
-from ppl.semantics.scoring import draw, log_prob, site_key, total_log_prob
+from ppl.semantics.scoring import drawn, site_key, total_log_prob
 from ppl.semantics.site import Site
 
 
@@ -45,8 +46,8 @@ class Simulate(Handler):
         """The observed value, the given one, or a fresh draw."""
         given = node.observed if read is None else read
         if given is None:
-            value = draw(node.measure, site_key(self.key, node.address, where.loop), where.lanes)
-            return Outcome(value, Totals(total_log_prob(node.measure, value), _zero()), value)
+            value, excess = drawn(node.measure, site_key(self.key, node.address, where.loop), where.lanes)
+            return Outcome(value, Totals(total_log_prob(node.measure, value), excess), value)
         score = total_log_prob(node.measure, given)
         return Outcome(given, Totals(score, score), given if node.observed is None else None)
 
@@ -63,6 +64,8 @@ class Simulate(Handler):
 
 class Density(Handler):
     """The joint log density of choices that are all given. Writes nothing."""
+
+    scores_given = True
 
     def zero(self) -> Any:
         """Zero nats."""
@@ -89,6 +92,8 @@ class Term(NamedTuple):
 
 class Terms(Handler):
     """The log density of every site by itself, with given choices. Writes a `Term` a site."""
+
+    scores_given = True
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """Score the given or observed value and write both."""

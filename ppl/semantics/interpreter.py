@@ -19,6 +19,7 @@ from jax import lax
 from ppl.errors import BranchError, UnboundedError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.lanes import vmap as ppl_vmap
+from ppl.semantics.markov import shifted, steps_are_independent
 from ppl.semantics.site import Signature, Site
 from ppl.semantics.table import addresses_in
 
@@ -67,10 +68,13 @@ class SampleSite(NamedTuple):
 class Handler:
     """The meaning of sites. Subclasses are final; a method left out keeps the neutral meaning.
 
-    `emits` says that the handler binds sites of its own (a rewriting); then lanes stay `lanes`.
+    `emits` says that the handler binds sites of its own (a rewriting); then lanes stay `lanes`. `scores_given` says that
+    every choice has a value to read and that the handler only scores; then loops whose states those values settle are
+    scored side by side.
     """
 
     emits = False
+    scores_given = False
 
     def zero(self) -> Any:
         """The neutral total."""
@@ -182,6 +186,8 @@ def _checkpoint(equation: Any, operands: Sequence[Any], handler: Handler, reads:
 def _scan(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choices, where: Position) -> Result:
     loop = jp.loop_of(equation)
     consts, init, xs = split(operands, loop.num_consts, loop.num_carry)
+    if handler.scores_given and steps_are_independent(loop, reads):
+        return _side_by_side(loop, (consts, init, xs), handler, reads, where)
 
     def body(carry: Any, step: Any) -> Any:
         state, total = carry
@@ -196,6 +202,23 @@ def _scan(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choic
         body, (list(init), handler.zero()), steps, length=loop.length, reverse=loop.reverse, unroll=loop.unroll
     )
     return Result([*carry[0], *ys], carry[1], writes, masks)
+
+
+def _side_by_side(loop: jp.Loop, operands: Any, handler: Handler, reads: Choices, where: Position) -> Result:
+    """Score the steps of a loop at once: its carried values are settled by the given choices."""
+    consts, init, xs = operands
+    inputs = (list(xs), _within(reads, loop.body), jnp.arange(loop.length))
+
+    def step(state: list[Any], inputs: Any) -> Result:
+        x, given, index = inputs
+        inner = where._replace(loop=(*where.loop, index))
+        return run(loop.body, (*consts, *state, *x), handler, given, inner)
+
+    after = jax.vmap(lambda inputs: step(init, inputs).outs[: loop.num_carry])(inputs)
+    result = jax.vmap(step)(shifted(init, after, loop.reverse), inputs)
+    last = [state[0 if loop.reverse else -1] for state in after]
+    total = jax.tree.map(lambda x: jnp.sum(x, axis=0), result.total)
+    return Result([*last, *result.outs[loop.num_carry :]], total, result.writes, result.masks)
 
 
 def _lanes(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choices, where: Position) -> Result:

@@ -28,7 +28,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, axis_size: int | None = None) 
     Returns:
         The mapped function; its outputs have a leading axis of lanes. Keyword arguments are mapped over axis 0.
 
-    Example:
+    Examples:
         >>> import jax, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def points(mus):

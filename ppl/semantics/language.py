@@ -42,7 +42,7 @@ def sample(address: str, measure: Any, *, obs: Any = None, grad: Any = None) -> 
     Raises:
         MeasureError, ShapeError, DtypeError, NaNError: with the address and the line of this call.
 
-    Example:
+    Examples:
         >>> import jax, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def coin(y):

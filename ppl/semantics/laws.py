@@ -107,7 +107,7 @@ def check_transformer(
     Raises:
         LawViolation: with the program and the values whose masses differ.
 
-    Example:
+    Examples:
         >>> import ppl, ppl.testing
         >>> ppl.testing.check_transformer(ppl.resample("systematic")).programs
         8

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from ppl.distributions.drawn import law_of_draws
 from ppl.errors import MeasureError
 from ppl.semantics.site import Source
 
@@ -79,7 +80,7 @@ def value_avals(measure: Any) -> tuple[tuple[Any, ...], Any]:
 def _value_avals(tree: Any, known: tuple[Any, ...], avals: tuple[Any, ...], _: bool) -> tuple[tuple[Any, ...], Any]:
     def draw(key: Any, *leaves: Any) -> Any:
         merged = [leaf if constant is None else constant for leaf, constant in zip(leaves, known, strict=True)]
-        return jax.tree.unflatten(tree, merged).sample(key)
+        return law_of_draws(jax.tree.unflatten(tree, merged)).sample(key)
 
     shape = jax.eval_shape(draw, jax.eval_shape(jax.random.key, 0), *avals)
     leaves, value_tree = jax.tree.flatten(shape)

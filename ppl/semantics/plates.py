@@ -35,7 +35,7 @@ def plate(
     Yields:
         The indices of the copies at hand, shape `(subsample_size,)`.
 
-    Example:
+    Examples:
         >>> import jax, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def schools():

@@ -53,7 +53,7 @@ def model(function: Callable[..., Any]) -> Model:
     Returns:
         A callable; `model(...)` is a `Program`.
 
-    Example:
+    Examples:
         >>> import jax, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def line(x):

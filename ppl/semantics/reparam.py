@@ -249,7 +249,7 @@ def reparam(program: Program, rules: Mapping[str, Rule]) -> Program:
         AddressError: for an address that the program does not have or that is not a latent choice.
         ReparameterizationError: where a rule does not fit the distribution at its address.
 
-    Example:
+    Examples:
         >>> import jax, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def funnel():

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ppl.distributions.drawn import law_of_draws
 from ppl.errors import MeasureError
 from ppl.semantics.enumeration import DEFAULT_LIMIT, support_rows
 from ppl.semantics.finite import FiniteMeasure
@@ -24,7 +25,7 @@ from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
 from ppl.semantics.rewrites import Rewrite, bind_again
-from ppl.semantics.scoring import total_log_prob
+from ppl.semantics.scoring import log_ratio, total_log_prob
 from ppl.semantics.site import Site
 
 
@@ -68,7 +69,10 @@ class WeighSites(Rewrite):
         """A latent choice is bound again; an observation weighs."""
         del read, where
         if node.observed is None:
-            return Outcome(bind_again(node), self.zero())
+            law = law_of_draws(node.measure)
+            value = bind_again(node._replace(measure=law))
+            excess = self.zero() if law is node.measure else log_ratio(node.measure, law, value)
+            return Outcome(value, excess)
         return Outcome(node.observed, total_log_prob(node.measure, node.observed))
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:

@@ -21,7 +21,7 @@ from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
 from ppl.semantics.representations import Particle, Population, Weighted, WeighSites, meaning
-from ppl.semantics.table import site_table
+from ppl.semantics.table import CodeKey, site_table
 
 Key = Any
 """What names a value of a suspended run: a variable of the jaxpr, or a slot of a loop under way."""
@@ -81,7 +81,7 @@ Stage = Segment | LoopStep
 
 
 @lru_cache(maxsize=512)
-def _plan(program_code: "_ByIdentity") -> tuple[Stage, ...]:
+def _plan(program_code: CodeKey) -> tuple[Stage, ...]:
     code = program_code.code
     jaxpr = code.jaxpr
     pieces = _cut(jaxpr.eqns)
@@ -94,19 +94,6 @@ def _plan(program_code: "_ByIdentity") -> tuple[Stage, ...]:
         inputs = tuple(dict.fromkeys(alive))
         stages.append(piece._replace(inputs=inputs, outputs=outputs))
     return tuple(reversed(stages))
-
-
-class _ByIdentity:
-    """A code as a dictionary key."""
-
-    def __init__(self, code: jp.Code) -> None:
-        self.code = code
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.code.jaxpr is self.code.jaxpr
-
-    def __hash__(self) -> int:
-        return id(self.code.jaxpr)
 
 
 def scores(equation: Any) -> bool:
@@ -166,7 +153,7 @@ class Suspended:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the program."""
-        return _plan(_ByIdentity(self.program.staged.code))
+        return _plan(CodeKey(self.program.staged.code))
 
     @property
     def finished(self) -> bool:
@@ -183,7 +170,7 @@ def _start(program: Program) -> Particle:
     staged = program.staged
     jaxpr = staged.code.jaxpr
     environment = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*staged.code.consts, *program.dynamic), strict=True))
-    stages = _plan(_ByIdentity(staged.code))
+    stages = _plan(CodeKey(staged.code))
     values = tuple(jnp.asarray(environment[key]) for key in stages[0].inputs)
     return Particle(values, jnp.zeros((), jnp.result_type(float)))
 
@@ -212,7 +199,7 @@ def _advanced(suspended: Suspended) -> Suspended:
 
 
 def _advance_layer(before: Program, program: Program, number: int, batched: bool) -> Particle:
-    stage = _plan(_ByIdentity(program.staged.code))[number]
+    stage = _plan(CodeKey(program.staged.code))[number]
     particles = sample("before", before)
 
     def step(particle: Particle) -> Particle:
@@ -238,7 +225,7 @@ def finish() -> Transformer:
 
 def _finished(before: Program, program: Program, batched: bool) -> Particle:
     staged = program.staged
-    final = _plan(_ByIdentity(staged.code))[-1].outputs
+    final = _plan(CodeKey(staged.code))[-1].outputs
     particles = sample("before", before)
 
     def value(particle: Particle) -> Particle:

@@ -14,6 +14,21 @@ from ppl.semantics.site import Signature, Site, SiteInfo
 _address_cache: dict[int, tuple[Any, frozenset[str]]] = {}
 
 
+class CodeKey:
+    """A code as a key of a cache: equal where the jaxpr is the same object."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: jp.Code) -> None:
+        self.code = code
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CodeKey) and other.code.jaxpr is self.code.jaxpr
+
+    def __hash__(self) -> int:
+        return id(self.code.jaxpr)
+
+
 class _Around(NamedTuple):
     """The control flow around a site: leading axes, whether in a branch, whether in an unbounded loop."""
 

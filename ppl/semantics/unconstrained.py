@@ -38,7 +38,7 @@ class Pullback(dist.Distribution):
     Args:
         base_dist: A continuous distribution.
 
-    Example:
+    Examples:
         >>> import ppl.distributions as dist
         >>> float(Pullback(dist.Exponential(1.0)).log_prob(0.0))  # -exp(0) + 0
         -1.0
@@ -217,7 +217,7 @@ def unconstrained(program: Program) -> Unconstrained:
         MeasureError: a choice has a support to which no bijection from R^n is known.
         UnboundedError: a choice lies inside a `while_loop`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ppl, ppl.distributions as dist
         >>> @ppl.model
         ... def scale():
