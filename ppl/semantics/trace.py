@@ -97,4 +97,6 @@ def _short(value: Any) -> str:
     if isinstance(value, jax.core.Tracer):
         return str(jax.typeof(value))
     text = str(value).replace("\n", "")
-    return text if len(text) <= 60 else f"{jax.typeof(value)} {text[:40]}..."
+    if len(text) <= 60:
+        return text
+    return f"{jax.typeof(value)} {text[:40]}..." if isinstance(value, jax.Array) else f"{text[:57]}..."
