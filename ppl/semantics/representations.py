@@ -171,13 +171,43 @@ def _scored(program: Program, rows: dict[str, Any]) -> Any:
 # --- unit and bind ---------------------------------------------------------------------------------------------------
 
 
-def unit(value: Any) -> Program:
-    """The program without choices that returns a value: the point mass."""
-    return Program.of(_constant, (value,))
+def unit(value: Any, representation: type = Program) -> Any:
+    """The point mass at a value, in any representation: `Program`, `Weighted`, `Population`, `Traced`, `FiniteMeasure`.
+
+    Args:
+        value: A pytree of arrays.
+        representation: The class of the result.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> unit(jnp.array(3), FiniteMeasure).mass.item()
+        1.0
+    """
+    if representation not in _UNITS:
+        names = ", ".join(kind.__name__ for kind in _UNITS)
+        raise MeasureError(f"unit was asked for {representation!r}.\nExpected: one of the classes {names}.")
+    return _UNITS[representation](value)
 
 
 def _constant(value: Any) -> Any:
     return jax.tree.map(jnp.asarray, value)
+
+
+def _program_unit(value: Any) -> Program:
+    return Program.of(_constant, (value,))
+
+
+def _finite_unit(value: Any) -> FiniteMeasure:
+    return FiniteMeasure(jnp.zeros(1), jax.tree.map(lambda x: jnp.asarray(x)[None], value))
+
+
+_UNITS: dict[type, Callable[[Any], Any]] = {
+    Program: _program_unit,
+    Weighted: lambda value: weighted(_program_unit(value)),
+    Population: lambda value: population(_program_unit(value), 1),
+    Traced: lambda value: Traced(_program_unit(value)),
+    FiniteMeasure: _finite_unit,
+}
 
 
 @singledispatch
@@ -208,17 +238,26 @@ def _bound_weighted(program: Program, kernel: Callable[[Any], Weighted]) -> Part
 
 @bind.register
 def _(representation: Population, kernel: Callable[[Any], Population]) -> Population:
-    def model(program: Program) -> Particle:
-        first = sample("first", program)
-
-        def follow(particle: Particle) -> Particle:
-            then = sample("then", kernel(particle.value).program)
-            return Particle(then.value, particle.log_weight + then.log_weight)
-
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), vmap(follow)(first))
-
-    program = Program.of(model, (representation.program,))
+    program = Program.of(_bound_population, (representation.program,), {"kernel": kernel})
     return Population(program, program.staged.out_avals[-1].shape[0])
+
+
+def _bound_population(program: Program, kernel: Callable[[Any], Population]) -> Particle:
+    def follow(particle: Particle) -> Particle:
+        then = sample("then", kernel(particle.value).program)
+        return Particle(then.value, particle.log_weight + then.log_weight)
+
+    followed = vmap(follow)(sample("first", program))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), followed)
+
+
+@bind.register
+def _(representation: Traced, kernel: Callable[[Any], Traced]) -> Traced:
+    return Traced(Program.of(_bound_traced, (representation.program,), {"kernel": kernel}))
+
+
+def _bound_traced(program: Program, kernel: Callable[[Any], Traced]) -> Any:
+    return sample("then", kernel(sample("first", program)).program)
 
 
 @bind.register
