@@ -3,6 +3,7 @@
 A `Site` is a static, hashable parameter of the `sample`, `factor` and `deterministic` equations.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,12 @@ import jax
 import numpyro
 
 _SKIPPED = (
-    str(Path(__file__).resolve().parent.parent),
-    str(Path(jax.__file__).parent),
-    str(Path(numpyro.__file__).parent),
+    f"{Path(__file__).resolve().parent.parent}{os.sep}",
+    f"{Path(jax.__file__).parent}{os.sep}",
+    f"{Path(numpyro.__file__).parent}{os.sep}",
     "<frozen",
 )
-_PLUMBING = ("functools.py", "contextlib.py")
+_PLUMBING = (f"{os.sep}functools.py", f"{os.sep}contextlib.py")
 
 
 class Source(NamedTuple):
