@@ -127,8 +127,8 @@ def compare(title: str, model: Any, by_hand: dict[str, Callable[..., Any]], data
         np.testing.assert_allclose(ours, function(choices, *data), rtol=2e-5, err_msg=f"{title}: {name}")
     functions = {**by_hand, "quasiborel": lambda c, *d: model(*d).log_density(c)}
     runs = {name: partial(repeated(f, steps), choices, *data) for name, f in functions.items()}
-    medians = {name: seconds / steps for name, seconds in alternate(runs).items()}
-    report(f"{title}: log density and gradient, one evaluation", medians, next(iter(by_hand)))
+    timings = alternate(runs, per_call=steps)
+    report(f"{title}: log density and gradient, one evaluation", timings, next(iter(by_hand)))
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def eight_schools(standard_errors: Any, effects: Any = None) -> Any:
     return theta
 
 
-def main(quick: bool = False, folder: str = "output") -> ppl.Posterior:
+def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     """Print the program, its representation and the posterior; draw the posterior."""
     program = eight_schools(STANDARD_ERRORS, EFFECTS)
     print(program, "\n")

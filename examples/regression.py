@@ -72,7 +72,7 @@ def draw_fit(posterior: ppl.Posterior, path: Path) -> None:
     plt.close(figure)
 
 
-def main(quick: bool = False, folder: str = "output") -> ppl.Posterior:
+def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     """Print the posterior; draw it and the fit."""
     program = braking(SPEED, DISTANCE)
     print(program, "\n")
