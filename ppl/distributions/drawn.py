@@ -7,6 +7,7 @@ represents the measure with density `d`.
 """
 
 from functools import singledispatch
+from typing import Any
 
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import biject_to
@@ -15,11 +16,11 @@ from ppl.distributions.scaled import Scaled
 
 
 @singledispatch
-def law_of_draws(distribution: dist.Distribution) -> dist.Distribution:
+def law_of_draws(distribution: Any) -> Any:
     """The distribution whose draws `distribution.sample` returns, normalised.
 
     Args:
-        distribution: A NumPyro distribution; `Scaled`, masked and improper uniform ones may lie at any depth of
+        distribution: A NumPyro distribution, or any other measure; `Scaled`, masked and improper uniform ones may lie at any depth of
             expanded, independent and transformed ones.
 
     Returns:

@@ -64,6 +64,6 @@ def pick(outcome_list: Outcomes, index: Any) -> tuple[Any, Any]:
 
     def take(values: Any) -> Any:
         event = values.shape[1 + len(batch) :]
-        return jnp.reshape(values, (values.shape[0], -1, *event))[flat_index, lanes].reshape(*batch, *event)
+        return jnp.array(values).reshape(values.shape[0], -1, *event)[flat_index, lanes].reshape(*batch, *event)
 
     return jax.tree.map(take, outcome_list.values), take(outcome_list.log_probs)

@@ -1,8 +1,8 @@
 """Looks at the data before inference: NaN, values outside the support, log densities that are no numbers.
 
-Static facts (shapes, dtypes) raise while a model is traced; these are facts about numbers, so they are checked at the door
-by running the program on a few prior draws. Masked entries (`distribution.mask`) may hold anything. Law: a program whose
-every observation is possible under some prior draw passes. It does not look at latent choices' values.
+Static facts (shapes, dtypes) raise while a model is traced; these are facts about numbers, so they are checked at the
+door by running the program on a few prior draws. Masked entries (`distribution.mask`) may hold anything. Law: a
+program whose every observation is possible under some prior draw passes. It does not look at latent choices' values.
 """
 
 from functools import singledispatch
@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 
+from ppl.distributions.density import in_support
 from ppl.distributions.scaled import Scaled
 from ppl.errors import DegenerateWeightsError, NaNError, SupportError
 from ppl.inference.population import Propose, in_lanes, over_lanes, population
@@ -21,7 +22,6 @@ from ppl.semantics import choices as ch
 from ppl.semantics.binding import NAN_ADVICE
 from ppl.semantics.interpreter import Outcome, Position, SampleSite
 from ppl.semantics.program import Program
-from ppl.distributions.density import in_support
 from ppl.typing import PRNGKey
 
 DRAWS = 16
@@ -83,7 +83,7 @@ def _batch_of(present: Any, rank: int) -> Any:
 
 
 class Report(NamedTuple):
-    """Over all draws: by observed site what was seen, `outside` in every draw; and the joint log density of each draw."""
+    """Over all draws: what was seen of each observation (`outside`: in all draws), and the joint log densities."""
 
     sites: dict[str, Inspected]
     log_density: Any
@@ -147,7 +147,8 @@ def _check_nan(address: str, source: Any, seen: Inspected) -> None:
         return
     first = tuple(int(i) for i in np.argwhere(seen.nan)[0])
     raise NaNError(
-        f"The observation of {address!r} ({source}) holds {int(seen.nan.sum())} NaN of {seen.nan.size} values, the first at "
+        f"The observation of {address!r} ({source}) holds {int(seen.nan.sum())} NaN of {seen.nan.size} "
+        f"values, the first at "
         f"index {first}.\n{NAN_ADVICE}"
     )
 
@@ -160,7 +161,8 @@ def _check_support(program: Program, address: str, seen: Inspected, key: PRNGKey
     name, source, expected = entry.signature.name, entry.site.source, describe.supports[address]
     first = tuple(int(i) for i in np.argwhere(seen.outside)[0])
     raise SupportError(
-        f"The observation of {address!r} ({source}) has {int(seen.outside.sum())} values outside the support of {name}, the "
+        f"The observation of {address!r} ({source}) has {int(seen.outside.sum())} values outside the "
+        f"support of {name}, the "
         f"first {np.asarray(seen.value)[first]!s} at index {first}, in every one of {DRAWS} prior draws.\n"
         f"Expected: {expected}.\n"
         "Fix: check the data's coding and units, or choose a distribution whose support holds them. Where the support "
@@ -183,9 +185,9 @@ class Describe(Propose):
 
 
 def _in_words(support: Any) -> str:
-    base = getattr(support, "base_constraint", support)
+    base = getattr(support, "base_constraint", support)  # an independent constraint is that of its elements
     name = type(base).__name__.strip("_")
-    words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip().replace("_", " ")
+    words = name.replace("_", " ").lower()
     bounds = {k: v for k, v in vars(base).items() if not isinstance(v, jax.core.Tracer)}
     known = [f"{k.replace('_', ' ')} {np.asarray(v).tolist()}" for k, v in bounds.items() if np.ndim(v) == 0]
     return ", ".join([words, *known])
@@ -194,7 +196,8 @@ def _in_words(support: Any) -> str:
 def _not_a_number(program: Program, key: PRNGKey, count: int) -> None:
     choices = jax.tree.map(lambda x: x[0], population(program, key, 1).choices)
     raise DegenerateWeightsError(
-        f"None of {DRAWS} prior draws of {program.name!r} has a finite log density; {count} have NaN or plus infinity.\n"
+        f"None of {DRAWS} prior draws of {program.name!r} has a finite log density; {count} have NaN or "
+        f"plus infinity.\n"
         f"Log density by site, at the first of these:\n{density_table(program, choices)}\n"
         "Likely causes: a parameter that overflows or leaves its range, a density that is infinite at the data."
     )

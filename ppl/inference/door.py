@@ -13,8 +13,8 @@ _CHECKS = 0x64617461
 
 
 def infer(
-    program: Program,
-    method: Method,
+    program: Any,
+    method: Any,
     *,
     key: Any,
     chains: int | None = None,

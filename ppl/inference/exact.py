@@ -61,7 +61,7 @@ class Exact:
 
 
 def distinct_points(measure: FiniteMeasure) -> FiniteMeasure:
-    """The distinct choices (with masks) of positive mass, their masses added, as host arrays; values are those choices."""
+    """The distinct choices (with masks) of positive mass, their masses added, as host arrays; without values."""
     on_choices = FiniteMeasure(measure.log_weights, {"choices": dict(measure.choices), "masks": dict(measure.masks)})
     merged = on_choices.merged()
     alive = merged.log_weights > _negligible(measure.log_weights, merged.log_weights)
@@ -70,7 +70,7 @@ def distinct_points(measure: FiniteMeasure) -> FiniteMeasure:
 
 
 def _negligible(raw: Any, log_weights: np.ndarray) -> float:
-    """The log mass up to which a point counts as impossible: NumPyro scores impossible categories as the smallest float."""
+    """The log mass up to which a point counts as impossible: NumPyro scores some as the smallest float."""
     smallest = float(np.log(np.finfo(np.asarray(raw).dtype).tiny))
     return float(log_weights.max(initial=-np.inf)) + 0.95 * smallest
 

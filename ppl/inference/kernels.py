@@ -1,8 +1,8 @@
 """Markov kernels as programs, and the machine that runs them in chains.
 
-A kernel is a function `State -> Program`: the program's value is the next state, its coin flips are sites, and it may record
-`accepted` and `log_density` with `ppl.deterministic`. So the exact enumerator can run a kernel (see `reachability`). Law: a
-kernel of a program leaves the program's measure invariant. This file knows no kernel.
+A kernel is a function `State -> Program`: the program's value is the next state, its coin flips are sites, and it may
+record `accepted` and `log_density` with `ppl.deterministic`. So the exact enumerator can run a kernel (see
+`reachability`). Law: a kernel of a program leaves the program's measure invariant. This file knows no kernel.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from ppl.errors import DegenerateWeightsError
 from ppl.inference.data_checks import density_table
-from ppl.inference.population import in_lanes, log_density, population
+from ppl.inference.population import in_lanes, population
 from ppl.semantics.handlers import Simulate
 from ppl.semantics.jaxpr import Lane
 from ppl.semantics.program import Program
@@ -84,8 +84,8 @@ def initial_states(program: Program, key: PRNGKey, chains: int) -> State:
 
 
 def _prior_states(program: Program, key: PRNGKey, chains: int) -> tuple[State, Bool[Array, "chains"]]:
-    drawn = population(program, key, chains)
-    return State(drawn.choices, drawn.masks), ~jnp.isfinite(log_density(drawn))
+    drawn = population(program, key, chains, scored=True)
+    return State(drawn.choices, drawn.masks), ~jnp.isfinite(drawn.log_proposal + drawn.log_weight)
 
 
 def _choose(flags: Any, yes: Any, no: Any) -> Any:
@@ -122,7 +122,8 @@ def run_chains(maker: KernelMaker, program: Program, start: tuple[State, PRNGKey
 
     def draw(carry: Carry, index: Any) -> tuple[Carry, Any]:
         end = steps.warmup + (index + 1) * steps.thin
-        begin = jnp.where(index == 0, 0, end - steps.thin)  # the first draw does the warm-up: one copy of the step compiles
+        # The first draw does the warm-up too, so that only one copy of the step is compiled.
+        begin = jnp.where(index == 0, 0, end - steps.thin)
         carry = lax.fori_loop(begin, end, step, carry)
         return carry, (carry.states, carry.stats)
 

@@ -2,47 +2,30 @@
 
     population(program, key, n): (choices, weight exp(log_weight)) represents the program's measure, run by run
 
-The interpreter runs once, in n lanes with a shared key, so that a batch costs what hand-written batched draws cost. Choices
-are drawn from the *law of draws* of their measures, which is another than their density where a site is masked, scaled
-or improper; the weight makes up for it. Law: E[sum_i w_i f(x_i)] / n is the integral of f against the measure.
+The interpreter runs once, in n lanes with a shared key, so that a batch costs what hand-written batched draws cost.
+Choices are drawn from the *law of draws* of their measures, which is another than their density where a site is
+masked, scaled or improper; the weight makes up for it. Law: E[sum_i w_i f(x_i)] / n is the integral of f against the
+measure.
 """
 
-from functools import partial, singledispatch
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Shaped
 
 from ppl.distributions.drawn import law_of_draws
 from ppl.semantics import choices as ch
-from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.interpreter import Choices, Handler, Outcome, Position, Result, SampleSite, run
 from ppl.semantics.jaxpr import Lane
 from ppl.semantics.program import Program
 from ppl.semantics.scoring import draw, site_key, total_log_prob
 from ppl.semantics.site import Site
-from ppl.typing import LogDensity, PRNGKey
+from ppl.typing import PRNGKey
 
 LANES = Position(lanes=1)
 """Where a program runs when it runs in lanes of ours."""
-
-
-@singledispatch
-def drawn_from(measure: Any) -> Any:
-    """The normalised law that a measure's own draws follow; the measure itself where that is its density."""
-    return measure
-
-
-@drawn_from.register
-def _distribution(measure: dist.Distribution) -> dist.Distribution:
-    return law_of_draws(measure)
-
-
-@drawn_from.register
-def _finite(measure: FiniteMeasure) -> FiniteMeasure:
-    return measure.normalize()
 
 
 class Totals(NamedTuple):
@@ -59,7 +42,7 @@ class Given(NamedTuple):
     made: Any
 
 
-class Population(NamedTuple):
+class Runs(NamedTuple):
     """Runs of a program, with a leading axis of particles everywhere.
 
     Attributes:
@@ -67,7 +50,7 @@ class Population(NamedTuple):
         masks: For addresses inside branches, whether the choice was made.
         value: The return values.
         deterministic: Recorded values by address.
-        log_proposal: Log density of the choices under the law that they were drawn from (nats).
+        log_proposal: Log density of the choices under the law that they were drawn from (nats); None if not asked for.
         log_weight: Log weight that makes the population stand for the program (nats).
     """
 
@@ -75,7 +58,7 @@ class Population(NamedTuple):
     masks: dict[str, Bool[Array, "particles ..."]]
     value: Any
     deterministic: dict[str, Any]
-    log_proposal: Float[Array, "particles"]
+    log_proposal: Float[Array, "particles"] | None
     log_weight: Float[Array, "particles"]
 
 
@@ -100,7 +83,7 @@ class Propose(Handler):
         return outcome if read is None else _kept_where(read, node, outcome)
 
     def _drawn(self, node: SampleSite, where: Position) -> Outcome:
-        law = drawn_from(node.measure)
+        law = law_of_draws(node.measure)
         value = draw(law, site_key(self.key, node.address, where.loop), where.lanes)
         log_law = total_log_prob(law, value)
         excess = _nats(0.0) if law is node.measure else total_log_prob(node.measure, value) - log_law
@@ -136,7 +119,7 @@ def in_lanes(program: Program, handler: Handler, reads: Choices) -> tuple[Any, R
     return jax.tree.unflatten(staged.out_tree, result.outs), result
 
 
-def one_particle(program: Program, key: PRNGKey, given: dict[str, Given]) -> Population:
+def one_particle(program: Program, key: PRNGKey, given: dict[str, Given]) -> Runs:
     """One run inside a lane of ours; `given` is by flat address. For `over_lanes`."""
     staged = program.staged
     values = ch.checked({a: g.value for a, g in given.items()}, staged, "propose")
@@ -144,7 +127,7 @@ def one_particle(program: Program, key: PRNGKey, given: dict[str, Given]) -> Pop
     value, result = in_lanes(program, Propose(key), {s: Given(v, made[s][0]) for s, v in values.items()})
     recorded = {a: w for a, w in result.writes.items() if staged.table[a].site.kind == "deterministic"}
     latent = ch.flatten(result.writes, staged, ("latent",))
-    return Population(latent, ch.spread(result.masks, staged), value, recorded, *result.total)
+    return Runs(latent, ch.spread(result.masks, staged), value, recorded, *result.total)
 
 
 def over_lanes(function: Any, size: int) -> Any:
@@ -152,37 +135,34 @@ def over_lanes(function: Any, size: int) -> Any:
     return jax.vmap(function, axis_size=size, axis_name=Lane(0))()
 
 
-@partial(jax.jit, static_argnums=2)
-def population(program: Program, key: PRNGKey, particles: int) -> Population:
+@partial(jax.jit, static_argnums=2, static_argnames="scored")
+def population(program: Program, key: PRNGKey, particles: int, *, scored: bool = False) -> Runs:
     """Independent runs of a program from its prior, weighted.
 
     Args:
         program: The program.
         key: One key for all runs.
         particles: How many runs.
+        scored: Whether to compute `log_proposal` too, which costs the density of every choice.
 
     Returns:
         The population; compiled once a structure and size.
     """
-    return over_lanes(lambda: one_particle(program, key, {}), particles)
+    runs = over_lanes(lambda: one_particle(program, key, {}), particles)
+    return runs if scored else runs._replace(log_proposal=None)
 
 
-def replayed(program: Program, choices: dict[str, Any]) -> Population:
+def replayed(program: Program, choices: dict[str, Any]) -> Runs:
     """The runs that make given choices, with a leading axis of runs; nothing is random, all is weight."""
     return _replayed(program, choices)
 
 
 @jax.jit
-def _replayed(program: Program, choices: dict[str, Any]) -> Population:
+def _replayed(program: Program, choices: dict[str, Any]) -> Runs:
     key = jax.random.key(0)
     size = next((len(x) for x in jax.tree.leaves(choices)), 1)
 
-    def one(given: dict[str, Any]) -> Population:
+    def one(given: dict[str, Any]) -> Runs:
         return one_particle(program, key, {a: Given(x, None) for a, x in given.items()})
 
     return jax.vmap(one, axis_size=size, axis_name=Lane(0))(choices)
-
-
-def log_density(particles: Population) -> LogDensity | Float[Array, "particles"]:
-    """Joint log densities of the runs (nats)."""
-    return particles.log_proposal + particles.log_weight

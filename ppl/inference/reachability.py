@@ -1,8 +1,8 @@
 """Exact transition matrices of kernels on finite programs, and whether a kernel reaches everything.
 
 The kernel is a program, so enumerating it at every state gives its transition matrix without Monte Carlo error: is it
-stochastic, does it leave the posterior invariant, is it in balance, is it irreducible? For programs of up to some hundred
-states; larger ones are a matter of statistics.
+stochastic, does it leave the posterior invariant, is it in balance, is it irreducible? For programs of up to some
+hundred states; larger ones are a matter of statistics.
 """
 
 from functools import partial
@@ -22,7 +22,10 @@ from ppl.semantics.enumeration import DEFAULT_LIMIT
 from ppl.semantics.program import Program
 
 NEGLIGIBLE = 1e-30
-"""Transition probabilities below it count as zero: NumPyro gives impossible categories a probability of 1e-38 or 1e-308."""
+"""Transition probabilities below it count as zero: NumPyro gives some impossible outcomes 1e-38 or 1e-308."""
+
+SMALL = 256
+"""Programs of at most so many rows are padded to all of them."""
 
 
 class Transitions(NamedTuple):
@@ -73,9 +76,10 @@ def transitions(program: Program, maker: KernelMaker = trace_mh_kernel, limit: i
         NotFiniteError, EnumerationSizeError: from the enumeration.
         ConvergenceError: the kernel leaves the support.
     """
-    points = distinct_points(program.enumerate(limit))
+    measure = program.enumerate(limit)
+    points = distinct_points(measure)
     states = jax.tree.map(jnp.asarray, State(points.choices, points.masks))
-    log_weights, new = _enumerated(maker, program, states, limit)
+    log_weights, new = _enumerated(maker, program, states, limit, len(measure.log_weights))
     index = {key: i for i, key in enumerate(_keys(states))}
     matrix = np.zeros((len(index), len(index)))
     weights = np.exp(np.asarray(log_weights, np.float64))
@@ -89,10 +93,13 @@ def transitions(program: Program, maker: KernelMaker = trace_mh_kernel, limit: i
     return Transitions(states, matrix, masses)
 
 
-def _enumerated(maker: KernelMaker, program: Program, states: State, limit: int) -> tuple[jax.Array, State]:
-    """Enumerate the kernel at every state, in a number of rows that is a power of two: few shapes, few compilations."""
+def _enumerated(
+    maker: KernelMaker, program: Program, states: State, limit: int, rows: int
+) -> tuple[jax.Array, State]:
+    """Enumerate the kernel at every state, padded to a size that depends little on the numbers: few compilations."""
     count = len(jax.tree.leaves(states)[0])
-    padded = np.minimum(np.arange(2 ** (count - 1).bit_length()), count - 1)
+    size = rows if rows <= SMALL else 2 ** (count - 1).bit_length()
+    padded = np.minimum(np.arange(size), count - 1)
     found = _enumerate_kernel(maker, limit, program, jax.tree.map(lambda x: x[padded], states))
     return jax.tree.map(lambda x: x[:count], found)
 

@@ -5,12 +5,13 @@ newly appear are drawn from their laws, those that vanish are dropped. With n' e
 
     min(1, p(x') / p(x) * n / n' * q(removed and the old value) / q(added and the new value))
 
-An execution is one element of a site: of the loops and lanes around it and of its batch axes. The kernel is a program, so
-its invariance is checked by enumeration (tests/laws/test_mh.py). It moves one execution at a time and can therefore be
-stuck where two must change together; `ppl.inference.reachability` tells.
+An execution is one element of a site: of the loops and lanes around it and of its batch axes. The kernel is a
+program, so its invariance is checked by enumeration (tests/laws/test_mh.py). It moves one execution at a time and can
+therefore be stuck where two must change together; `ppl.inference.reachability` tells.
 
-Reference: Wingate, Stuhlmueller, Goodman, *Lightweight implementations of probabilistic programming languages* (2011); the
-counting terms n / n' as in Scibior et al., *Functional programming for modular Bayesian inference* (2018).
+Reference: Wingate, Stuhlmueller, Goodman, *Lightweight implementations of probabilistic programming languages*
+(2011); the counting terms n / n' as in Scibior et al., *Functional programming for modular Bayesian inference*
+(2018).
 """
 
 import math
@@ -24,10 +25,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 
+from ppl.distributions.density import log_prob
+from ppl.distributions.drawn import law_of_draws
 from ppl.errors import ConvergenceError
 from ppl.inference.kernels import Chains, Kernel, State, Steps, initial_states, mean_accepted, run_chains
 from ppl.inference.method import Settings, positive
-from ppl.inference.population import drawn_from, replayed
+from ppl.inference.population import replayed
 from ppl.inference.posterior import Posterior
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
@@ -36,7 +39,6 @@ from ppl.semantics.language import deterministic, sample
 from ppl.semantics.measures import join
 from ppl.semantics.program import Program
 from ppl.semantics.rewrites import placed
-from ppl.distributions.density import log_prob
 from ppl.semantics.site import Site
 from ppl.typing import PRNGKey
 
@@ -89,7 +91,7 @@ class Score(Handler):
 
 
 def _law_scores(measure: Any, value: Any, scores: Any) -> Any:
-    law = drawn_from(measure)
+    law = law_of_draws(measure)
     return scores if law is measure else _elements(law, value)
 
 
@@ -110,7 +112,7 @@ class Redraw(Score):
 
 def _bind_draw(node: SampleSite) -> Any:
     site = placed(node.site._replace(address=join("draw", node.address), plates=(), grad=None))
-    return bind_sample(site, drawn_from(node.measure))
+    return bind_sample(site, law_of_draws(node.measure))
 
 
 def _typed(value: Any, node: SampleSite) -> Any:
@@ -180,7 +182,7 @@ def step(program: Program, state: State, log_ratio: Callable[[Ratio], Any] = sum
     """The body of the kernel. `log_ratio` adds up the terms (another than the sum is a wrong kernel, for tests)."""
     old = _scored(program, ch.nest(state.choices, program.staged), state.masks)
     if not old.made:
-        return _recorded(state, jnp.asarray(True), old.log_density)
+        return _recorded(state, jnp.ones((), bool), old.log_density)
     picked = _pick(old.made)
     nested = ch.nest(state.choices, program.staged)
     reads = {a: Old(nested[a], picked[a], _leading(old.made[a], program, a)) for a in nested}
@@ -208,7 +210,8 @@ def _run(program: Program, handler: Handler, reads: dict[str, Any]) -> Run:
     latent = {a: w for a, w in result.writes.items() if staged.table[a].site.kind == "latent"}
     values = ch.flatten({a: w.value for a, w in latent.items()}, staged, ("latent",))
     made = {a: _made(result.masks.get(a), w.log_law) for a, w in latent.items()}
-    return Run(State(values, ch.spread(result.masks, staged)), result.total, {a: w.log_law for a, w in latent.items()}, made)
+    state = State(values, ch.spread(result.masks, staged))
+    return Run(state, result.total, {a: w.log_law for a, w in latent.items()}, made)
 
 
 def _made(mask: Any, like: Any) -> Any:
@@ -229,7 +232,7 @@ def _pick(made: dict[str, Any]) -> dict[str, Any]:
     """Pick one of the executions uniformly; True at the picked element."""
     flat = jnp.concatenate([flags.reshape(-1) for flags in made.values()])
     count = jnp.sum(flat)
-    weights = jnp.where(count > 0, flat, True).astype(jnp.result_type(float))
+    weights = (flat | (count == 0)).astype(jnp.result_type(float))
     index = sample("pick", dist.Categorical(probs=weights / jnp.sum(weights)))
     picked, start = {}, 0
     for address, flags in made.items():
@@ -270,8 +273,8 @@ class MH:
     Args:
         thin: Steps for each draw that is kept; a step changes one choice, so a multiple of their number is reasonable.
 
-    `ppl.infer(program, ppl.MH(), key=0, chains=4, warmup=1000, draws=1000)` shows the defaults. `stats` holds `accepted` and
-    `log_density` of each draw, `diagnostics` the mean `acceptance`.
+    `ppl.infer(program, ppl.MH(), key=0, chains=4, warmup=1000, draws=1000)` shows the defaults. `stats` holds
+    `accepted` and `log_density` of each draw, `diagnostics` the mean `acceptance`.
     """
 
     thin: int = 1
@@ -289,7 +292,8 @@ class MH:
         if visited.states.choices and not visited.moved.any():
             raise ConvergenceError(
                 f"None of the {chains} chains of ppl.MH on {program.name!r} ever left its start in "
-                f"{warmup + draws * self.thin} steps.\nSingle-site moves change one choice at a time; here two must change "
+                f"{warmup + draws * self.thin} steps.\nSingle-site moves change one choice at a time; here "
+                f"two must change "
                 "together, or the posterior is one point.\nFix: write the dependent choices as one, use ppl.Exact() or "
                 "ppl.Importance, or see ppl.inference.irreducible(program)."
             )
@@ -297,9 +301,9 @@ class MH:
 
 
 def _defaults(settings: Settings) -> tuple[int, int, int]:
-    given = (settings.chains, settings.warmup, settings.draws)
-    chains, warmup, draws = (default if value is None else value for value, default in zip(given, (4, 1000, 1000), strict=True))
-    return chains, warmup, draws
+    chains = 4 if settings.chains is None else settings.chains
+    warmup = 1000 if settings.warmup is None else settings.warmup
+    return chains, warmup, 1000 if settings.draws is None else settings.draws
 
 
 def _posterior(program: Program, visited: Chains) -> Posterior:
