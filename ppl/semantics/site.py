@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpyro
 
+_LIBRARIES = ("jax", "jaxlib", "jaxtyping", "beartype", "equinox", "numpyro")
 _SKIPPED = (
     f"{Path(__file__).resolve().parent.parent}{os.sep}",
-    f"{Path(jax.__file__).parent}{os.sep}",
-    f"{Path(numpyro.__file__).parent}{os.sep}",
+    *(f"{Path(module.__file__).parent.parent / name}{os.sep}" for module in (jax, numpyro) for name in _LIBRARIES),
     "<frozen",
+    "<@beartype",
 )
 _PLUMBING = (f"{os.sep}functools.py", f"{os.sep}contextlib.py")
 
@@ -50,7 +51,8 @@ class Site(NamedTuple):
 
     `kind` is `"latent"`, `"observed"`, `"fixed"` (a latent choice whose value was substituted), `"factor"` or
     `"deterministic"`; `plates` are the plates around it; `grad` is the gradient strategy, uninterpreted here;
-    `event_rank` is the number of trailing axes of a recorded value that are no batch (a choice's is in its `Signature`).
+    `event_rank` is the number of trailing axes of a recorded value that are no batch (a choice's is in its
+    `Signature`).
     """
 
     address: str
@@ -69,8 +71,9 @@ class Site(NamedTuple):
 class Signature(NamedTuple):
     """The static part of a `sample` equation's measure and value.
 
-    The first `num_leaves` operands are the leaves of the measure (`measure_tree`); the rest, where the site is observed,
-    those of the value (`value_tree`, `avals`). `event_rank` is the number of trailing axes of the value that are no batch.
+    The first `num_leaves` operands are the leaves of the measure (`measure_tree`); the rest, where the site is
+    observed, those of the value (`value_tree`, `avals`). `event_rank` is the number of trailing axes of the value
+    that are no batch.
     """
 
     name: str
