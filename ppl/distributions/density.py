@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
@@ -28,7 +29,8 @@ _CHECKED = (
     type(constraints.positive_integer),
     type(constraints.open_interval(0.0, 1.0)),
 )
-"""Supports that are checked element by element. Those with a tolerance (simplex, Cholesky) are left to the distribution."""
+"""Supports that are checked element by element. Those with a tolerance (simplex, Cholesky) are left to the
+distribution."""
 
 
 def log_prob(measure: Any, value: Any) -> Any:
@@ -81,7 +83,8 @@ def _masked_log_prob(measure: Any, value: Any) -> Any:
 
 def _batch(measure: Any, value: Any) -> tuple[int, ...]:
     """The shape of a log density: the batch shape broadcast against the leading axes of the value."""
-    return jnp.broadcast_shapes(measure.batch_shape, jnp.shape(value)[: jnp.ndim(value) - measure.event_dim])
+    leading = jnp.shape(value)[: jnp.ndim(value) - measure.event_dim]
+    return tuple(np.broadcast_shapes(measure.batch_shape, leading))
 
 
 def _bernoulli_probs(measure: dist.BernoulliProbs, value: Any) -> Any:

@@ -20,8 +20,8 @@ def law_of_draws(distribution: Any) -> Any:
     """The distribution whose draws `distribution.sample` returns, normalised.
 
     Args:
-        distribution: A NumPyro distribution, or any other measure; `Scaled`, masked and improper uniform ones may lie at any depth of
-            expanded, independent and transformed ones.
+        distribution: A NumPyro distribution, or any other measure; `Scaled`, masked and improper uniform ones may
+            lie at any depth of expanded, independent and transformed ones.
 
     Returns:
         The distribution itself where it is normalised already. For an improper uniform: a standard normal pushed

@@ -16,8 +16,8 @@ from ppl.distributions.density import log_prob
 class Outcomes(NamedTuple):
     """The outcomes of a finite law.
 
-    `values` is a pytree with leading axes `(K, *batch)`; `log_probs` has shape `(K, *batch)`, in nats. The batch elements
-    are independent; an outcome may occur twice (its masses add) and may have mass zero.
+    `values` is a pytree with leading axes `(K, *batch)`; `log_probs` has shape `(K, *batch)`, in nats. The batch
+    elements are independent; an outcome may occur twice (its masses add) and may have mass zero.
     """
 
     values: Any
@@ -46,7 +46,8 @@ def outcomes(measure: Any) -> Outcomes | None:
     if isinstance(measure, dist.Independent):
         return outcomes(measure.base_dist)
     if isinstance(measure, dist.Delta):
-        return Outcomes(jnp.asarray(measure.v)[None], jnp.broadcast_to(measure.log_density, measure.batch_shape)[None])
+        log_density = jnp.broadcast_to(jnp.asarray(measure.log_density), measure.batch_shape)
+        return Outcomes(jnp.asarray(measure.v)[None], log_density[None])
     if not getattr(measure, "has_enumerate_support", False):
         return None
     try:

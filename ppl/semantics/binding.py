@@ -35,12 +35,15 @@ def full_address(address: str, source: Source) -> str:
     return join(scope.current().prefix, address)
 
 
-def observation_leaves(obs: Any, avals: tuple[Any, ...], value_tree: Any, site: Site, *, nan_ok: bool = False) -> list[Any]:
+def observation_leaves(
+    obs: Any, avals: tuple[Any, ...], value_tree: Any, site: Site, *, nan_ok: bool = False
+) -> list[Any]:
     """Check an observed value against its site (masked ones may hold NaN) and convert it to the site's dtypes."""
     leaves, tree = jax.tree.flatten(obs)
     if tree != value_tree:
         raise MeasureError(
-            f"The observation of the site {site.address!r} at {site.source} has the structure {tree}.\nExpected: {value_tree}."
+            f"The observation of the site {site.address!r} at {site.source} has the structure {tree}.\nExpected: "
+            f"{value_tree}."
         )
     pairs = zip(leaves, avals, strict=True)
     return [checked_value(leaf, aval, site.address, str(site.source), nan_ok=nan_ok) for leaf, aval in pairs]
@@ -56,10 +59,15 @@ def checked_value(value: Any, aval: Any, address: str, source: str, *, nan_ok: b
         )
     if not _fits(dtype, aval.dtype):
         raise DtypeError(
-            f"The value for {address!r} ({source}) has dtype {dtype}.\nExpected: {aval.dtype} (the distribution's), or a "
+            f"The value for {address!r} ({source}) has dtype {dtype}.\nExpected: {aval.dtype} (the distribution's), "
+            "or a "
             f"narrower kind.\nConvert the data, for example with .astype({aval.dtype.name!r})."
         )
-    if not nan_ok and isinstance(value, np.ndarray | np.generic | float) and np.isnan(np.asarray(value, np.result_type(value))).any():
+    if (
+        not nan_ok
+        and isinstance(value, np.ndarray | np.generic | float)
+        and np.isnan(np.asarray(value, np.result_type(value))).any()
+    ):
         raise NaNError(f"The value for {address!r} ({source}) holds NaN.\n{NAN_ADVICE}")
     return value if dtype == aval.dtype else jnp.asarray(value, aval.dtype)
 

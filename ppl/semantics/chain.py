@@ -1,8 +1,8 @@
 """Forward elimination: a chain of finite choices in a `scan`, summed in time linear in its length.
 
-The carry of the loop depends on the last choice (or the last few). A table of log weights over those choices goes through
-the loop with it; every step multiplies in its factors and sums out what the new carry no longer depends on. For a hidden
-Markov model this is the forward algorithm.
+The carry of the loop depends on the last choice (or the last few). A table of log weights over those choices goes
+through the loop with it; every step multiplies in its factors and sums out what the new carry no longer depends on.
+For a hidden Markov model this is the forward algorithm.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,13 @@ _MOST_PEELED = 6
 
 
 def refuse_escape(outs: Sequence[Named], start: int, code: jp.Code, where: str) -> None:
+    """Raise where a value that is used outside depends on a choice that is summed inside."""
     if any(dim >= start for dim in union(outs)):
         raise NotFiniteError(
-            f"A finite choice among {sorted(addresses_in(code.jaxpr))} leaves its {where}: a value that depends on it is used "
-            "outside, so that it cannot be summed out inside.\nMove what depends on it (observations above all) into the "
+            f"A finite choice among {sorted(addresses_in(code.jaxpr))} leaves its {where}: a value that depends on "
+            "it is used "
+            "outside, so that it cannot be summed out inside.\nMove what depends on it (observations above all) "
+            "into the "
             f"same {where}, or keep its address."
         )
 
@@ -38,9 +41,11 @@ def _full(piece: Named, dims: Dims, sizes: list[int]) -> Any:
 
 
 class Chain:
-    """One `scan` being summed: the first steps one by one until the tables keep their shape, the rest in a `lax.scan`."""
+    """One `scan` being summed: steps one by one until the tables keep their shape, the rest in a `lax.scan`."""
 
-    def __init__(self, elimination: Any, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> None:
+    def __init__(
+        self, elimination: Any, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]
+    ) -> None:
         self.elimination, self.wanted = elimination, wanted
         self.loop = loop = jp.loop_of(equation)
         self.consts, rest = operands[: loop.num_consts], operands[loop.num_consts :]
@@ -89,15 +94,21 @@ class Chain:
             rest = []
         return [*state, *self.outputs(collected, rest)], [alpha]
 
-    def step(self, state: list[Named], alpha: Named, xs: list[Named], reads: Choices) -> tuple[list[Named], Named, list[Named]]:
+    def step(
+        self, state: list[Named], alpha: Named, xs: list[Named], reads: Choices
+    ) -> tuple[list[Named], Named, list[Named]]:
         """One step of the loop, with every choice summed that the carried values do not depend on."""
         elimination, carry = self.elimination, self.loop.num_carry
-        outs, factors = elimination.run(self.loop.body, [*self.consts, *state, *xs], reads, [*self.live, *self.wanted[carry:]])
+        outs, factors = elimination.run(
+            self.loop.body, [*self.consts, *state, *xs], reads, [*self.live, *self.wanted[carry:]]
+        )
         after = [out if live else old for out, old, live in zip(outs[:carry], state, self.live, strict=True)]
         ys = [y if use else EMPTY for y, use in zip(outs[carry:], self.wanted[carry:], strict=True)]
         refuse_escape(ys, self.start, self.loop.body, "scan")
         factors = [*factors, alpha]
-        kept = {dim for dim in union([a for a, live in zip(after, self.live, strict=True) if live]) if self.is_local(dim)}
+        kept = {
+            dim for dim in union([a for a, live in zip(after, self.live, strict=True) if live]) if self.is_local(dim)
+        }
         gone = {dim for dim in union(factors) if self.is_local(dim)} - kept
         return after, product(sum_out(factors, sorted(gone), elimination.sizes)), ys
 
@@ -144,7 +155,11 @@ class Chain:
         arrays = [jnp.asarray(value.array) for value in state]
         carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads))
         ended = [Named(array, d) for array, d in zip(carry[0], dims, strict=True)]
-        return ended, Named(carry[1], alpha.dims), [Named(jnp.moveaxis(y, 0, len(d)), d) for y, d in zip(ys, y_dims, strict=True)]
+        return (
+            ended,
+            Named(carry[1], alpha.dims),
+            [Named(jnp.moveaxis(y, 0, len(d)), d) for y, d in zip(ys, y_dims, strict=True)],
+        )
 
     def inputs(self, index: int) -> list[Named]:
         """The scanned operands at one step."""
@@ -180,7 +195,8 @@ class Chain:
 
     def _growing(self) -> NotFiniteError:
         return NotFiniteError(
-            f"The choices {sorted(addresses_in(self.loop.body.jaxpr))} in a scan cannot be summed by forward elimination: the "
+            f"The choices {sorted(addresses_in(self.loop.body.jaxpr))} in a scan cannot be summed by forward "
+            "elimination: the "
             "carried values depend on ever more of them.\nCarry only the last choice (or the last few), not a running "
             "function of all of them; or keep their addresses."
         )

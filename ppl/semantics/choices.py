@@ -23,7 +23,7 @@ def latent_infos(staged: StagedProgram) -> dict[str, SiteInfo]:
     return {address: info for address, info in staged.infos.items() if info.kind == "latent"}
 
 
-def checked(choices: dict[str, Any], staged: StagedProgram, verb: str, complete: bool = False) -> dict[str, Any]:
+def checked(choices: dict[str, Any], staged: StagedProgram, verb: str, *, complete: bool = False) -> dict[str, Any]:
     """Choices in the shapes and dtypes of their sites, nested by site.
 
     Args:
@@ -66,8 +66,10 @@ def _not_latent(address: str, staged: StagedProgram, verb: str) -> AddressError:
 
 def _unrecorded(address: str, info: SiteInfo, verb: str) -> UnboundedError:
     return UnboundedError(
-        f"A value was given to {verb} the choice {address!r} ({info.source}), which lies inside a while_loop: it is made an "
-        "unknown number of times.\nUse lax.scan or lax.fori_loop with a fixed number of steps, or give a value to a choice "
+        f"A value was given to {verb} the choice {address!r} ({info.source}), which lies inside a while_loop: it is "
+        "made an "
+        "unknown number of times.\nUse lax.scan or lax.fori_loop with a fixed number of steps, or give a value to "
+        "a choice "
         "outside the loop."
     )
 
@@ -79,8 +81,10 @@ def refuse_unbounded(staged: StagedProgram, what: str) -> None:
         names = ", ".join(f"{info.address!r} ({info.source})" for info in loose)
         raise UnboundedError(
             f"The {what} was asked of a program with choices inside a while_loop: {names}.\n"
-            "The number of such choices is not known beforehand, so they can be simulated (`program.sample(key)`) but not "
-            "recorded or scored. Use lax.scan or lax.fori_loop with a fixed number of steps, masking the ones beyond the end."
+            "The number of such choices is not known beforehand, so they can be simulated (`program.sample(key)`) "
+            "but not "
+            "recorded or scored. Use lax.scan or lax.fori_loop with a fixed number of steps, masking the ones "
+            "beyond the end."
         )
 
 
@@ -94,7 +98,8 @@ def nest(choices: dict[str, Any], staged: StagedProgram) -> dict[str, Any]:
             continue
         if len(present) < len(names):
             raise AddressError(
-                f"The site {site_address!r} ({entry.site.source}) is one choice over {names}; only {present} were given."
+                f"The site {site_address!r} ({entry.site.source}) is one choice over {names}; only {present} were "
+                "given."
             )
         nested[site_address] = jax.tree.unflatten(entry.signature.value_tree, [choices[name] for name in names])
     return nested

@@ -3,9 +3,10 @@
     log_marginal(program, given) = log of the sum, over all choices not given, of the joint density.
 
 Each summed choice becomes a variable with an axis of its own; densities are factors over variables. Structure keeps it
-cheap: `ppl.vmap` is summed lane by lane (K a lane, not K^n), a chain of choices in a `scan` by forward elimination (linear
-in its length), straight-line code by variable elimination. Reference: Kschischang, Frey, Loeliger, *Factor graphs and the
-sum-product algorithm* (2001). Everything is differentiable in the given choices and the program's arguments.
+cheap: `ppl.vmap` is summed lane by lane (K a lane, not K^n), a chain of choices in a `scan` by forward elimination
+(linear in its length), straight-line code by variable elimination. Reference: Kschischang, Frey, Loeliger, *Factor
+graphs and the sum-product algorithm* (2001). Everything is differentiable in the given choices and the program's
+arguments.
 """
 
 import itertools
@@ -45,7 +46,9 @@ class Elimination:
         self.sizes[variable] = size
         return variable
 
-    def run(self, code: jp.Code, args: Sequence[Named], given: Choices, outs: Sequence[bool]) -> tuple[list[Named], list[Named]]:
+    def run(
+        self, code: jp.Code, args: Sequence[Named], given: Choices, outs: Sequence[bool]
+    ) -> tuple[list[Named], list[Named]]:
         """Interpret a code; returns its outputs (those not needed are empty) and its factors."""
         jaxpr, needed = code.jaxpr, needed_variables(code, outs)
         consts = [Named(const) for const in code.consts]
@@ -63,13 +66,16 @@ class Elimination:
             else:
                 results, new = self._equation(equation, operands, given, wanted)
             factors += new
+            results = [r if use else _blank(v) for v, r, use in zip(equation.outvars, results, wanted, strict=True)]
             environment.update(zip(equation.outvars, results, strict=True))
         return [self._read(environment, atom) for atom in jaxpr.outvars], factors
 
     def _read(self, environment: dict[Any, Named], atom: Any) -> Named:
         return Named(atom.val) if jp.is_literal(atom) else environment[atom]
 
-    def _equation(self, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> tuple[list[Named], list[Named]]:
+    def _equation(
+        self, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]
+    ) -> tuple[list[Named], list[Named]]:
         if jp.has_sites(equation):
             rule = _RULES.get(equation.primitive.name, _inlined)
             return rule(self, equation, operands, given, wanted)
@@ -108,6 +114,12 @@ class Elimination:
     def mark(self) -> int:
         """A number such that later variables are at least as large."""
         return self.fresh(1)
+
+
+def _blank(variable: Any) -> Named:
+    """Stands for a value that nobody needs, in its shape: loops and lanes still take it apart."""
+    aval = variable.aval
+    return EMPTY if jnp.issubdtype(aval.dtype, jax.dtypes.extended) else Named(jnp.zeros(aval.shape, aval.dtype))
 
 
 Step = tuple[list[Named], list[Named]]
@@ -159,7 +171,8 @@ def _joint_outcomes(equation: Any, arrays: Sequence[Any]) -> list[Any]:
     if elements > 1 and size**elements > JOINT_LIMIT:
         raise EnumerationSizeError(
             f"The choice {node.address!r} at {node.site.source} has {elements} elements of {size} outcomes each: "
-            f"{size}^{elements} joint outcomes.\nExpected: at most {JOINT_LIMIT}. Write the elements as lanes, with what "
+            f"{size}^{elements} joint outcomes.\nExpected: at most {JOINT_LIMIT}. Write the elements as lanes, with "
+            "what "
             "depends on them, in one ppl.vmap: lanes are summed one by one."
         )
     digits = jnp.stack(jnp.unravel_index(jnp.arange(size**elements), (size,) * elements), axis=1) if elements else None
@@ -167,7 +180,9 @@ def _joint_outcomes(equation: Any, arrays: Sequence[Any]) -> list[Any]:
     columns = jnp.arange(elements)
     scores = jnp.sum(log_probs[digits, columns], axis=1).astype(jnp.result_type(float))
     picked = [
-        leaf.reshape(size, elements, *leaf.shape[1 + len(batch) :])[digits, columns].reshape(-1, *aval.shape).astype(aval.dtype)
+        leaf.reshape(size, elements, *leaf.shape[1 + len(batch) :])[digits, columns]
+        .reshape(-1, *aval.shape)
+        .astype(aval.dtype)
         for leaf, aval in zip(leaves, avals, strict=True)
     ]
     return [*picked, scores]
@@ -178,7 +193,9 @@ def _factor(elimination: Elimination, equation: Any, operands: list[Named], give
     return [], lift(lambda array: [jnp.sum(array).astype(jnp.result_type(float))], operands)
 
 
-def _deterministic(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
+def _deterministic(
+    elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]
+) -> Step:
     del elimination, equation, operands, given, wanted
     return [], []
 
@@ -186,14 +203,18 @@ def _deterministic(elimination: Elimination, equation: Any, operands: list[Named
 # --- control flow ----------------------------------------------------------------------------------------------------
 
 
-def _inlined(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
+def _inlined(
+    elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]
+) -> Step:
     return elimination.run(jp.inner_codes(equation)[0], operands, given, wanted)
 
 
 def _while(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
     del elimination, operands, given, wanted
     inside = sorted(address for code in jp.inner_codes(equation) for address in addresses_in(code.jaxpr))
-    raise UnboundedError(f"The sites {inside} lie inside a while_loop; they cannot be summed out. Use a scan of fixed length.")
+    raise UnboundedError(
+        f"The sites {inside} lie inside a while_loop; they cannot be summed out. Use a scan of fixed length."
+    )
 
 
 def _lanes(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
@@ -220,7 +241,7 @@ def _lanes(elimination: Elimination, equation: Any, operands: list[Named], given
 
 
 def _cond(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
-    """Evaluate every branch; factors of a branch count where it is taken, its own choices have mass one where it is not."""
+    """Evaluate every branch: its factors count where it is taken, its own choices have mass one where it is not."""
     index, *args = operands
     results, factors = [], []
     for number, code in enumerate(jp.inner_codes(equation)):
@@ -235,7 +256,10 @@ def _cond(elimination: Elimination, equation: Any, operands: list[Named], given:
         factors += sum_out(masked, sorted(own - escaped), elimination.sizes)
     count = len(results)
     outs = [
-        lift(lambda i, *xs: [lax.select_n(jnp.clip(i, 0, count - 1), *xs)] if count > 1 else [xs[0]], [index, *alternatives])[0]
+        lift(
+            lambda i, *xs: [lax.select_n(jnp.clip(i, 0, count - 1), *xs)] if count > 1 else [xs[0]],
+            [index, *alternatives],
+        )[0]
         if use
         else EMPTY
         for use, alternatives in zip(wanted, map(list, zip(*results, strict=True)), strict=True)

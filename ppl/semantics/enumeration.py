@@ -1,7 +1,7 @@
 """Exact enumeration: run a finite program on the whole product of its supports.
 
-Each latent site has a known number of outcomes; every row of the product is one run, and all rows run as one `vmap`. The
-rows of branches not taken are counted once (their index is zero). Law: the result is the program's measure.
+Each latent site has a known number of outcomes; every row of the product is one run, and all rows run as one `vmap`.
+The rows of branches not taken are counted once (their index is zero). Law: the result is the program's measure.
 """
 
 import math
@@ -31,8 +31,10 @@ def finite_outcomes(node: SampleSite) -> Any:
     if found is None:
         name = node.signature.name
         raise NotFiniteError(
-            f"The choice {node.address!r} at {node.site.source} is drawn from {name}, which has no finite support of a size "
-            "known while tracing.\nExpected: Bernoulli, Categorical, or another finite distribution (with a Python int for "
+            f"The choice {node.address!r} at {node.site.source} is drawn from {name}, which has no finite support "
+            "of a size "
+            "known while tracing.\nExpected: Bernoulli, Categorical, or another finite distribution (with a Python "
+            "int for "
             "its size). Condition on the choice, or use a sampling method."
         )
     return found
@@ -110,7 +112,7 @@ def enumerate_program(program: Any, limit: int = DEFAULT_LIMIT) -> FiniteMeasure
 
 
 def support_rows(program: Any, limit: int = DEFAULT_LIMIT) -> tuple[dict[str, Any], Any]:
-    """All combinations of choices, by address, with a leading axis of rows; and which rows are the first of their kind."""
+    """All combinations of choices, by address, one a row; and which rows are the first of their kind."""
     _, choices, _, _, distinct = _enumerate(program, index_rows(program, limit))
     return ch.flatten(choices, program.staged, ("latent",)), distinct
 
@@ -130,8 +132,10 @@ def _too_large(rows: int, sizes: dict[str, tuple[int, ...]], staged: Any, limit:
     worst = sorted(sizes, key=lambda a: -row_count({a: sizes[a]}))[:3]
     parts = [f"{a!r} ({staged.table[a].site.source}): {sizes[a][-1]}^{math.prod(sizes[a][:-1])}" for a in worst]
     return EnumerationSizeError(
-        f"Exact enumeration would make {float(rows):.3g} rows; the limit is {limit}. The largest supports: {'; '.join(parts)}.\n"
-        "Raise the limit, or sum choices out where they are independent: program.marginal(addresses, method=ppl.Exact())."
+        f"Exact enumeration would make {float(rows):.3g} rows; the limit is {limit}. The largest supports: "
+        f"{'; '.join(parts)}.\n"
+        "Raise the limit, or sum choices out where they are independent: program.marginal(addresses, "
+        "method=ppl.Exact())."
     )
 
 
@@ -151,7 +155,7 @@ def _indices(sizes: dict[str, tuple[int, ...]], rows: int) -> dict[str, np.ndarr
 def _enumerate(program: Any, indices: dict[str, Any]) -> Any:
     def one(index: dict[str, Any]) -> Any:
         value, result = program.run(Enumerate(), index)
-        twice = jnp.asarray(False)
+        twice = jnp.zeros((), bool)
         for address, mask in result.masks.items():
             if address in index:
                 made = jnp.reshape(mask, (*mask.shape, *(1,) * (index[address].ndim - mask.ndim)))

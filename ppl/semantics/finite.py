@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import logsumexp
 
 from ppl.distributions.drawn import law_of_draws
@@ -60,7 +61,9 @@ class FiniteMeasure:
     def expectation(self, f: Callable[[Any], Any]) -> Any:
         """The integral of `f(value)` against the measure (a mean only when the mass is one)."""
         results = jax.vmap(f)(self.values)
-        return jax.tree.map(lambda r: jnp.tensordot(self.weights, jnp.asarray(r, self.log_weights.dtype), axes=1), results)
+        return jax.tree.map(
+            lambda r: jnp.tensordot(self.weights, jnp.asarray(r, self.log_weights.dtype), axes=1), results
+        )
 
     def normalize(self) -> "FiniteMeasure":
         """The measure divided by its mass.
@@ -69,7 +72,7 @@ class FiniteMeasure:
             DegenerateWeightsError: where the mass is zero (and the values are not traced).
         """
         mass = self.log_mass
-        if not isinstance(mass, jax.core.Tracer) and not np.isfinite(mass):
+        if not isinstance(mass, Tracer) and not np.isfinite(mass):
             raise DegenerateWeightsError(
                 f"The measure has log mass {float(mass)}; it cannot be normalised.\n"
                 "Expected: positive, finite mass. Is an observation impossible under every choice?"
@@ -154,7 +157,7 @@ class FiniteMeasure:
         return finite_html(*self._table())
 
     def _table(self) -> tuple[float, list[tuple[float, str]]]:
-        if isinstance(self.log_weights, jax.core.Tracer):
+        if isinstance(self.log_weights, Tracer):
             return float("nan"), []
         merged = self.merged()
         order = np.argsort(-np.asarray(merged.log_weights), kind="stable")
@@ -164,7 +167,8 @@ class FiniteMeasure:
     def _choice(self, address: str) -> Any:
         if address not in self.choices:
             raise AddressError(
-                f"The measure has no choices at {address!r}.\nIts addresses: {', '.join(map(repr, self.choices)) or 'none'}."
+                f"The measure has no choices at {address!r}.\nIts addresses: "
+                f"{', '.join(map(repr, self.choices)) or 'none'}."
             )
         return self.choices[address]
 

@@ -5,7 +5,6 @@ Each is one small class; control flow is the interpreter's business. None of the
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from ppl.distributions.density import log_prob
@@ -110,5 +109,3 @@ class Terms(Handler):
         """Write the value."""
         del site, where
         return Outcome(None, (), value)
-
-

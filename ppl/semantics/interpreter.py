@@ -3,9 +3,9 @@
     run(code, args, handler, reads) -> Result(outs, total, writes, masks)
 
 A handler reads a value by address, returns the site's value, an *additive* contribution to the run's total, and what it
-writes under the address. Control flow is handled here, once for all handlers, by a table of rules: in a `scan` reads and
-writes gain a leading time axis; in `lanes` (ppl.vmap) a leading lane axis; in a `cond` every branch writes every address
-of any branch, and `masks` tells which were really made. The totals of steps, lanes and branches taken add up.
+writes under the address. Control flow is handled here, once for all handlers, by a table of rules: in a `scan` reads
+and writes gain a leading time axis; in `lanes` (ppl.vmap) a leading lane axis; in a `cond` every branch writes every
+address of any branch, and `masks` tells which were really made. The totals of steps, lanes and branches taken add up.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +32,10 @@ class Position(NamedTuple):
     loop: tuple[Any, ...] = ()
     lanes: int = 0
     unbounded: bool = False
+
+
+TOP = Position()
+"""Outside all loops and lanes."""
 
 
 class Outcome(NamedTuple):
@@ -68,9 +72,9 @@ class SampleSite(NamedTuple):
 class Handler:
     """The meaning of sites. Subclasses are final; a method left out keeps the neutral meaning.
 
-    `emits` says that the handler binds sites of its own (a rewriting); then lanes stay `lanes`. `scores_given` says that
-    every choice has a value to read and that the handler only scores; then loops whose states those values settle are
-    scored side by side.
+    `emits` says that the handler binds sites of its own (a rewriting); then lanes stay `lanes`. `scores_given` says
+    that every choice has a value to read and that the handler only scores; then loops whose states those values
+    settle are scored side by side.
     """
 
     emits = False
@@ -100,7 +104,7 @@ def add(left: Any, right: Any) -> Any:
     return jax.tree.map(jnp.add, left, right)
 
 
-def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, where: Position = Position()) -> Result:
+def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, where: Position = TOP) -> Result:
     """Interpret a code on its arguments."""
     jaxpr = code.jaxpr
     environment = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*code.consts, *args), strict=True))
@@ -109,7 +113,11 @@ def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, wh
 
 
 def run_equations(
-    equations: Sequence[Any], environment: dict[Any, Any], handler: Handler, reads: Choices, where: Position = Position()
+    equations: Sequence[Any],
+    environment: dict[Any, Any],
+    handler: Handler,
+    reads: Choices,
+    where: Position = TOP,
 ) -> Result:
     """Interpret equations in turn; their results are added to the environment (the result's `outs` are empty)."""
     total, writes, masks = handler.zero(), {}, {}
@@ -215,7 +223,7 @@ def _side_by_side(loop: jp.Loop, operands: Any, handler: Handler, reads: Choices
         return run(loop.body, (*consts, *state, *x), handler, given, inner)
 
     after = jax.vmap(lambda inputs: step(init, inputs).outs[: loop.num_carry])(inputs)
-    result = jax.vmap(step)(shifted(init, after, loop.reverse), inputs)
+    result = jax.vmap(step)(shifted(init, after, reverse=loop.reverse), inputs)
     last = [state[0 if loop.reverse else -1] for state in after]
     total = jax.tree.map(lambda x: jnp.sum(x, axis=0), result.total)
     return Result([*last, *result.outs[loop.num_carry :]], total, result.writes, result.masks)
@@ -290,11 +298,13 @@ def _aligned(runs: list[Callable[..., Result]], args: list[Any], given: Choices)
 
     def aligned(branch: Callable[..., Result], args: list[Any], given: Choices) -> Result:
         result = branch(args, given)
-        made = {a: result.masks.get(a, jnp.asarray(True)) for a in result.writes}
+        made = {a: result.masks.get(a, jnp.ones((), bool)) for a in result.writes}
         absent = {a: _zeros(writes[a]) for a in writes if a not in result.writes}
         masked = {a: jnp.zeros(masks[a].shape, bool) for a in absent}
         everywhere = {a: _spread(made[a], masks[a].shape) for a in made}
-        return Result(result.outs, result.total, _sorted({**result.writes, **absent}), _sorted({**everywhere, **masked}))
+        return Result(
+            result.outs, result.total, _sorted({**result.writes, **absent}), _sorted({**everywhere, **masked})
+        )
 
     return [partial(aligned, branch) for branch in runs]
 

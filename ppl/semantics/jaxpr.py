@@ -3,7 +3,8 @@
 A program is a jaxpr with four more primitives. `sample` (operands: the leaves of a measure and, where observed, of a
 value), `factor` (operand: a log weight) and `deterministic` (operands: the leaves of a value) have no meaning of their
 own: an interpreter gives them one. `lanes` holds the body of a `ppl.vmap`. Two more primitives, `lane_bits` and
-`lane_key`, are random bits and keys that a `ppl.vmap` lane does not share with its neighbours although the key is shared.
+`lane_key`, are random bits and keys that a `ppl.vmap` lane does not share with its neighbours although the key is
+shared.
 
 It supports jax 0.10 to 0.12. Nothing else in the package imports `jax.extend` or `jax.interpreters`.
 """
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 from jax.extend.core.primitives import (
     random_bits_p,
@@ -75,12 +77,15 @@ def _no_derivative(name: str, *_: Any, site: Any, **__: Any) -> NoReturn:
     )
 
 
-def _plain_vmap(primitive: Primitive, axis_data: Any, operands: Operands, dims: Sequence[Any], **params: Any) -> NoReturn:
+def _plain_vmap(
+    primitive: Primitive, axis_data: Any, operands: Operands, dims: Sequence[Any], **params: Any
+) -> NoReturn:
     del primitive, operands, dims
     site = params["site"]
     raise VmapError(
         f"A plain jax.vmap (over {axis_data.size} lanes) was put around the site {site.address!r} at {site.source}.\n"
-        "jax.vmap would share one draw among lanes without saying so. Use ppl.vmap: it takes the same arguments and draws "
+        "jax.vmap would share one draw among lanes without saying so. Use ppl.vmap: it takes the same arguments "
+        "and draws "
         "once per lane."
     )
 
@@ -95,7 +100,7 @@ SITES = (sample_p, factor_p, deterministic_p)
 
 @lanes_p.def_abstract_eval
 def _lanes_abstract(*_: Any, out_avals: Sequence[Any], size: int, **__: Any) -> list[Any]:
-    return [jax.core.ShapedArray((size, *aval.shape), aval.dtype) for aval in out_avals]
+    return [ShapedArray((size, *aval.shape), aval.dtype) for aval in out_avals]
 
 
 @lanes_p.def_impl
@@ -128,7 +133,7 @@ def stage(function: Callable[..., Any], *args: Any) -> Staged:
         out_trees.append(tree)
         return leaves
 
-    with jax.disable_jit(False):  # it would unroll the user's loops, and so repeat their sites
+    with jax.disable_jit(disable=False):  # it would unroll the user's loops, and so repeat their sites
         closed = jax.make_jaxpr(flat)(*args)
     code = code_of(closed)
     return Staged(code._replace(jaxpr=_without_dead_code(code.jaxpr)), tuple(closed.out_avals), out_trees[0])
@@ -223,9 +228,7 @@ def loop_of(equation: Any) -> Loop:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
     else:
         num_consts, num_carry, _ = (len(part) for part in params["ft_in"].unpack())
-    return Loop(
-        code_of(params["jaxpr"]), num_consts, num_carry, params["length"], params["reverse"], params["unroll"]
-    )
+    return Loop(code_of(params["jaxpr"]), num_consts, num_carry, params["length"], params["reverse"], params["unroll"])
 
 
 def as_function(code: Code) -> Callable[..., list[Any]]:
@@ -255,7 +258,7 @@ lane_key_p = Primitive("lane_key")
 
 @lane_bits_p.def_abstract_eval
 def _lane_bits_abstract(key: Any, *, bit_width: int, shape: tuple[int, ...]) -> Any:
-    return jax.core.ShapedArray((*key.shape, *shape), jnp.dtype(f"uint{bit_width}"))
+    return ShapedArray((*key.shape, *shape), jnp.dtype(f"uint{bit_width}"))
 
 
 def _lane_bits(key: Any, *, bit_width: int, shape: tuple[int, ...]) -> Any:
@@ -274,7 +277,7 @@ def _lane_key(key: Any) -> Any:
 def _lane_rule(
     primitive: Primitive, widen: Callable[..., Any], axis_data: Any, operands: Operands, dims: Any, **params: Any
 ) -> tuple[Any, int | None]:
-    """An unbatched key under our lanes is widened. A batched one may be copies of one key (`cond` makes them): told apart."""
+    """An unbatched key under our lanes is widened; copies of one key (`cond` makes them) are told apart."""
     (key,), (dim,), ours = operands, dims, isinstance(axis_data.name, Lane)
     if dim is None:
         return (widen(key, axis_data.size, **params), 0) if ours else (primitive.bind(key, **params), None)
@@ -338,7 +341,11 @@ def _lane_equation(equation: Any, operands: list[tuple[Any, bool]]) -> list[tupl
         return [(lane_bits_p.bind(values[0], **equation.params), False)]
     if name in ("jit", "pjit", "closed_call"):
         return _run_lanes(inner_codes(equation)[0], values, shared)
-    if primitive is random_split_p or name in _KEY_SHAPING or (primitive is random_fold_in_p and is_literal(equation.invars[1])):
+    if (
+        primitive is random_split_p
+        or name in _KEY_SHAPING
+        or (primitive is random_fold_in_p and is_literal(equation.invars[1]))
+    ):
         return [(value, True) for value in evaluate(equation, values)]
     own = [lane_key_p.bind(value) if flag else value for value, flag in operands]
     return [(value, False) for value in evaluate(equation, own)]

@@ -1,7 +1,7 @@
 """`ppl.vmap`: `jax.vmap` for functions with sites, one draw a lane.
 
-The mapped function is staged into one `lanes` equation, so that an interpreter knows what is independent by construction:
-it can draw all lanes with one key, and sum finite choices out lane by lane.
+The mapped function is staged into one `lanes` equation, so that an interpreter knows what is independent by
+construction: it can draw all lanes with one key, and sum finite choices out lane by lane.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, axis_size: int | None = None) 
 
     Args:
         f: A function of pytrees; it may contain sites. Each address inside gets a leading axis of lanes.
-        in_axes: Which axis of each positional argument is mapped, as in `jax.vmap`: an int, None, or a tuple of pytree prefixes.
+        in_axes: Which axis of each positional argument is mapped, as in `jax.vmap`: an int, None, or a tuple of
+            pytree prefixes.
         axis_size: The number of lanes, needed only when nothing is mapped.
 
     Returns:
@@ -59,7 +60,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, axis_size: int | None = None) 
 
 
 def _bind(flat: Callable[..., Any], operands: list[Any], batched: tuple[bool, ...], size: int, source: Source) -> Any:
-    staged = stage(flat, *[_lane_aval(leaf, mapped) for leaf, mapped in zip(operands, batched, strict=True)])
+    staged = stage(flat, *[_lane_aval(leaf, mapped=mapped) for leaf, mapped in zip(operands, batched, strict=True)])
     code, consts = staged.code, staged.code.consts
     if not contains_sites(code.jaxpr):
         return jax.vmap(flat, in_axes=tuple(0 if mapped else None for mapped in batched), axis_size=size)(*operands)
@@ -75,13 +76,15 @@ def _bind(flat: Callable[..., Any], operands: list[Any], batched: tuple[bool, ..
     return jax.tree.unflatten(staged.out_tree, outs)
 
 
-def _lane_aval(leaf: Any, mapped: bool) -> jax.ShapeDtypeStruct:
+def _lane_aval(leaf: Any, *, mapped: bool) -> jax.ShapeDtypeStruct:
     aval = jax.typeof(leaf)
     shape = aval.shape[1:] if mapped else aval.shape
     return jax.ShapeDtypeStruct(shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
-def _flat_axes(args: tuple[Any, ...], kwargs: dict[str, Any], in_axes: Any, tree: Any, source: Source) -> list[int | None]:
+def _flat_axes(
+    args: tuple[Any, ...], kwargs: dict[str, Any], in_axes: Any, tree: Any, source: Source
+) -> list[int | None]:
     """One axis (or None) a leaf, from the prefix `in_axes`."""
     prefix = tuple(in_axes) if isinstance(in_axes, tuple | list) else (in_axes,) * len(args)
     if len(prefix) != len(args):

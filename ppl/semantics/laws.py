@@ -114,7 +114,7 @@ def check_transformer(
     """
     make = source if source is not None else lambda program: population(program, 2)
     battery = list(programs) if programs is not None else finite_programs()
-    allowed = atol if atol is not None else (1e-10 if jax.config.jax_enable_x64 else 1e-5)
+    allowed = atol if atol is not None else (1e-10 if jax.config.read("jax_enable_x64") else 1e-5)
     worst = 0.0
     for program in battery:
         before = make(program)

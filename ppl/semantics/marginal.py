@@ -1,6 +1,6 @@
 """Marginals: a program seen through some of its choices, the others summed out. Itself a measure.
 
-    Program.marginal(addresses, method) : log density(kept) = log of the sum of the joint density over all other choices
+Program.marginal(addresses, method) : log density(kept) = log of the sum of the joint density over all other choices
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,10 @@ class SumOut:
         return Marginal(program, kept)
 
 
+EXACTLY = SumOut()
+"""The default method of `Program.marginal`."""
+
+
 @jax.tree_util.register_pytree_node_class
 class Marginal:
     """The exact marginal of a program on some addresses: a measure whose values are dicts of those choices."""
@@ -68,7 +72,8 @@ class Marginal:
         if weighing:
             raise MeasureError(
                 f"A marginal of the program {self.program.name!r} cannot be drawn from: {weighing} weigh its traces.\n"
-                "Expected: a program without observations or factors. Give the marginal's choices as observations, or draw "
+                "Expected: a program without observations or factors. Give the marginal's choices as observations, "
+                "or draw "
                 "from the posterior with ppl.infer."
             )
         if sample_shape:
@@ -86,7 +91,7 @@ class Marginal:
 
 
 def marginal_model(measure: Any, source: Source, single: str | None) -> Any:
-    """The model behind `Program.marginal`: one site over the kept addresses (or, keeping none, the mass as a factor)."""
+    """The model behind `Program.marginal`: one site over the kept addresses; keeping none, the mass as a factor."""
     if isinstance(measure, Marginal) and not measure.kept:
         factor("mass", measure.log_prob({}))
         return {}

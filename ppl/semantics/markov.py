@@ -1,8 +1,8 @@
 """Which loops can be scored all at once: those whose carried values are settled by the given choices.
 
-When every choice in a `scan` has a value, the state that a step hands on is often known without running the steps before
-(in a state-space model it is the choice itself). Then the steps are independent given those states and can be scored side
-by side, as one writes a state-space density by hand.
+When every choice in a `scan` has a value, the state that a step hands on is often known without running the steps
+before (in a state-space model it is the choice itself). Then the steps are independent given those states and can be
+scored side by side, as one writes a state-space density by hand.
 """
 
 import math
@@ -21,8 +21,8 @@ MEMORY_LIMIT = 2**24
 def steps_are_independent(loop: jp.Loop, given: Collection[str]) -> bool:
     """Whether no carried value of a step depends on the step before, given the choices.
 
-    Loops with branches inside are left alone: side by side, both sides of a branch are evaluated, and the gradient of the
-    side not taken may be NaN.
+    Loops with branches inside are left alone: side by side, both sides of a branch are evaluated, and the gradient
+    of the side not taken may be NaN.
     """
     jaxpr = loop.body.jaxpr
     if loop.length < 2 or _has_branches(jaxpr):
@@ -56,7 +56,7 @@ def _has_branches(jaxpr: Any) -> bool:
     return False
 
 
-def shifted(init: Any, after: Any, reverse: bool) -> Any:
+def shifted(init: Any, after: Any, *, reverse: bool) -> Any:
     """The state before each step, from the first state and the states after each step (in the order of the inputs)."""
 
     def shift(first: Any, states: Any) -> Any:

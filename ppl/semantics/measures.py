@@ -1,7 +1,8 @@
 """What `ppl.sample` accepts as a measure, and what a value drawn from it looks like.
 
 A measure is a pytree with `sample(key, sample_shape=())` and `log_prob(value)`: every NumPyro distribution, and every
-object of the user's own that has the two methods. A value is one array, or a dict of arrays whose keys extend the address.
+object of the user's own that has the two methods. A value is one array, or a dict of arrays whose keys extend the
+address.
 """
 
 from functools import lru_cache
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import ShapedArray
 
 from ppl.distributions.drawn import law_of_draws
 from ppl.errors import MeasureError
@@ -49,13 +51,15 @@ def check_measure(measure: Any, address: str, source: Source) -> None:
     if not isinstance(measure, Measure):
         raise MeasureError(
             f"The site {address!r} at {source} was given {type(measure).__name__!r} ({_shorten(measure)}).\n"
-            "Expected: a distribution of ppl.distributions, a Program, or a pytree with sample(key) and log_prob(value)."
+            "Expected: a distribution of ppl.distributions, a Program, or a pytree with sample(key) and "
+            "log_prob(value)."
         )
     for leaf in jax.tree.leaves(measure):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex | bool):
             raise MeasureError(
                 f"The measure {type(measure).__name__} of the site {address!r} at {source} holds a leaf of type "
-                f"{type(leaf).__name__!r}.\nExpected: array leaves. Register the class as a pytree whose non-array fields "
+                f"{type(leaf).__name__!r}.\nExpected: array leaves. Register the class as a pytree whose non-array "
+                "fields "
                 "are auxiliary data."
             )
 
@@ -64,27 +68,27 @@ def value_avals(measure: Any) -> tuple[tuple[Any, ...], Any]:
     """The avals of the leaves of one draw, and their tree."""
     if isinstance(measure, DeclaredValue):
         declared, value_tree = jax.tree.flatten(measure.value_like())
-        return tuple(jax.core.ShapedArray(leaf.shape, leaf.dtype) for leaf in declared), value_tree
+        return tuple(ShapedArray(leaf.shape, leaf.dtype) for leaf in declared), value_tree
     leaves, tree = jax.tree.flatten(measure)
     known = tuple(leaf if isinstance(leaf, int | float | bool | complex) else None for leaf in leaves)
     avals = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     try:
-        return _value_avals(tree, known, avals, jax.config.jax_enable_x64)
+        return _value_avals(tree, known, avals, jax.config.read("jax_enable_x64"))
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-        return _value_avals.__wrapped__(tree, known, avals, jax.config.jax_enable_x64)
+        return _value_avals.__wrapped__(tree, known, avals, jax.config.read("jax_enable_x64"))
 
 
 @lru_cache(maxsize=4096)
-def _value_avals(tree: Any, known: tuple[Any, ...], avals: tuple[Any, ...], _: bool) -> tuple[tuple[Any, ...], Any]:
+def _value_avals(tree: Any, known: tuple[Any, ...], avals: tuple[Any, ...], _: object) -> tuple[tuple[Any, ...], Any]:
     def draw(key: Any, *leaves: Any) -> Any:
         merged = [leaf if constant is None else constant for leaf, constant in zip(leaves, known, strict=True)]
         return law_of_draws(jax.tree.unflatten(tree, merged)).sample(key)
 
     shape = jax.eval_shape(draw, jax.eval_shape(jax.random.key, 0), *avals)
     leaves, value_tree = jax.tree.flatten(shape)
-    return tuple(jax.core.ShapedArray(leaf.shape, leaf.dtype) for leaf in leaves), value_tree
+    return tuple(ShapedArray(leaf.shape, leaf.dtype) for leaf in leaves), value_tree
 
 
 def batch_shape(measure: Any) -> tuple[int, ...]:

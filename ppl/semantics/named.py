@@ -1,7 +1,7 @@
 """Arrays with named leading axes, one for each summed choice: the bookkeeping of exact summation.
 
-A `Named` array depends on the variables `dims` (ids in increasing order), whose axes lead. Operations are lifted by nested
-`vmap`; factors are summed out in the log domain, the variable with the smallest neighbourhood first.
+A `Named` array depends on the variables `dims` (ids in increasing order), whose axes lead. Operations are lifted by
+nested `vmap`; factors are summed out in the log domain, the variable with the smallest neighbourhood first.
 """
 
 import math

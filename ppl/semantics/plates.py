@@ -52,7 +52,9 @@ def plate(
         yield indices
 
 
-def _frame(name: str, size: int, subsample: int, dim: int | None, active: tuple[PlateFrame, ...], source: Source) -> PlateFrame:
+def _frame(
+    name: str, size: int, subsample: int, dim: int | None, active: tuple[PlateFrame, ...], source: Source
+) -> PlateFrame:
     if not 0 < subsample <= size:
         raise ShapeError(
             f"The plate {name!r} at {source} has size {size} and subsample_size {subsample}.\n"
@@ -88,7 +90,9 @@ def expanded(measure: Any, frames: tuple[PlateFrame, ...], address: str, source:
     return widened if scale == 1.0 else Scaled(widened, scale)
 
 
-def _plated_shape(batch: tuple[int, ...], frames: tuple[PlateFrame, ...], address: str, source: Source) -> tuple[int, ...]:
+def _plated_shape(
+    batch: tuple[int, ...], frames: tuple[PlateFrame, ...], address: str, source: Source
+) -> tuple[int, ...]:
     rank = max(len(batch), *(-frame.dim for frame in frames))
     shape = [1] * (rank - len(batch)) + list(batch)
     for frame in frames:
@@ -96,7 +100,8 @@ def _plated_shape(batch: tuple[int, ...], frames: tuple[PlateFrame, ...], addres
             raise ShapeError(
                 f"The site {address!r} at {source} has batch shape {batch}, but the plate {frame.name!r} holds "
                 f"{frame.subsample_size} copies in dimension {frame.dim}.\n"
-                f"Expected: size 1 or {frame.subsample_size} there. Check the plate's size and the order of nested plates, "
+                f"Expected: size 1 or {frame.subsample_size} there. Check the plate's size and the order of nested "
+                "plates, "
                 "or give the plate another `dim`."
             )
         shape[frame.dim] = frame.subsample_size

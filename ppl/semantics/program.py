@@ -1,7 +1,7 @@
 """Programs: a model with its arguments bound. A `Program` denotes a measure over its choices and its return value.
 
-`@ppl.model` makes a maker of programs; a `Program` is a pytree whose leaves are the array arguments, so it passes through
-`jit` and `vmap`. Its methods run the one interpreter with different handlers, compiled once a structure.
+`@ppl.model` makes a maker of programs; a `Program` is a pytree whose leaves are the array arguments, so it passes
+through `jit` and `vmap`. Its methods run the one interpreter with different handlers, compiled once a structure.
 """
 
 import math
@@ -19,7 +19,7 @@ from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
 from ppl.semantics.interpreter import Choices, Handler, Result, run
-from ppl.semantics.marginal import MarginalMethod, SumOut, checked_addresses, marginal_model
+from ppl.semantics.marginal import EXACTLY, MarginalMethod, checked_addresses, marginal_model
 from ppl.semantics.rewrites import Condition, Intervene, Rewrite
 from ppl.semantics.show import program_html, program_text
 from ppl.semantics.site import SiteInfo, Source, user_source
@@ -78,7 +78,9 @@ class Program:
         self.dynamic = dynamic
 
     @classmethod
-    def of(cls, function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> "Program":
+    def of(
+        cls, function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> "Program":
         """Bind a function of sites to its arguments."""
         dynamic, arguments = partition((args, kwargs or {}), getattr(function, "__name__", "program"))
         return cls(function, arguments, dynamic)
@@ -90,7 +92,8 @@ class Program:
     @classmethod
     def tree_unflatten(cls, static: Any, dynamic: tuple[Any, ...]) -> "Program":
         """Rebuild from leaves."""
-        return cls(*static, tuple(dynamic))
+        function, arguments = static
+        return cls(function, arguments, tuple(dynamic))
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class Program:
             size = math.prod(sample_shape)
             values = jax.vmap(self.sample)(jax.random.split(as_key(key), size))
             return jax.tree.map(lambda x: x.reshape(*sample_shape, *x.shape[1:]), values)
-        return _simulate(self, as_key(key), {}, True)[0]
+        return _forward(self, as_key(key), {})
 
     def generate(self, key: Any, choices: Choices) -> Trace:
         """Take the given choices, draw the rest from their measures.
@@ -170,8 +173,8 @@ class Program:
 
     def _trace(self, key: Any, given: Choices) -> Trace:
         if any(info.unbounded for info in self.staged.infos.values()):
-            return Trace(self, _simulate(self, as_key(key), given, True)[0], {})
-        value, recorded = _simulate(self, as_key(key), given, False)
+            return Trace(self, _forward(self, as_key(key), given), {})
+        value, recorded = _simulate(self, as_key(key), given)
         order = {"choices": self.sites, "deterministic": self.sites}
         ordered = {k: {a: recorded[k][a] for a in sites if a in recorded[k]} for k, sites in order.items()}
         return Trace(self, value, {**recorded, **ordered})
@@ -224,7 +227,7 @@ class Program:
         """The program whose value is `f(value)`; its choices are the same."""
         return Program.of(_Mapped(f), (self,))
 
-    def marginal(self, addresses: str | list[str] | tuple[str, ...], method: MarginalMethod = SumOut()) -> "Program":
+    def marginal(self, addresses: str | list[str] | tuple[str, ...], method: MarginalMethod = EXACTLY) -> "Program":
         """The program seen through some of its choices, the others integrated out.
 
         Args:
@@ -233,7 +236,8 @@ class Program:
                 under `ppl.vmap`, by forward elimination in a `scan`. Observations and factors stay in the density.
 
         Returns:
-            A `Program` over the kept addresses; it can be scored, differentiated, conditioned and sampled inside another.
+            A `Program` over the kept addresses; it can be scored, differentiated, conditioned and sampled inside
+            another.
         """
         kept = checked_addresses(addresses, self.staged)
         single = addresses if isinstance(addresses, str) else None
@@ -254,7 +258,7 @@ class Program:
         return enumerate_program(self, limit)
 
     def rewrite(self, handler: Rewrite, reads: Choices | None = None) -> Any:
-        """Bind this program's sites, rewritten, in the model being traced; returns its value. For authors of handlers."""
+        """Bind this program's sites, rewritten, in the model being traced; for authors of handlers."""
         value, _ = self.run(handler, reads)
         return value
 
@@ -283,7 +287,9 @@ class Program:
             f"Expected: a dict of the program's choices by address: {latent}."
         )
 
-    def _rewritten(self, make: Callable[[], Rewrite], choices: Choices, verb: str, observed_too: bool = False) -> "Program":
+    def _rewritten(
+        self, make: Callable[[], Rewrite], choices: Choices, verb: str, *, observed_too: bool = False
+    ) -> "Program":
         staged = self.staged
         if observed_too:
             staged = staged._replace(infos={a: _as_latent(i) for a, i in staged.infos.items()})
@@ -341,12 +347,15 @@ def as_key(key: Any) -> Any:
     return jax.random.wrap_key_data(key) if key.ndim else jax.random.key(key)
 
 
-@partial(jax.jit, static_argnums=3)
-def _simulate(program: Program, key: Any, given: Choices, value_only: bool) -> Any:
+@jax.jit
+def _forward(program: Program, key: Any, given: Choices) -> Any:
+    return program.run(Simulate(key), given)[0]
+
+
+@jax.jit
+def _simulate(program: Program, key: Any, given: Choices) -> Any:
     staged = program.staged
     value, result = program.run(Simulate(key), given)
-    if value_only:
-        return value, {}
     recorded = {
         "choices": ch.flatten(result.writes, staged, ("latent",)),
         "masks": ch.spread(result.masks, staged),

@@ -1,8 +1,9 @@
 """Inference representations and their meaning.
 
-A representation is a program whose value is a *carrier* (a weighted value, a population, a suspended run); its meaning is
-the measure that it stands for on average. Scibior et al., *Denotational validation of higher-order Bayesian inference*
-(POPL 2018). A transformation between representations is valid when it preserves the meaning; valid ones compose.
+A representation is a program whose value is a *carrier* (a weighted value, a population, a suspended run); its
+meaning is the measure that it stands for on average. Scibior et al., *Denotational validation of higher-order
+Bayesian inference* (POPL 2018). A transformation between representations is valid when it preserves the meaning;
+valid ones compose.
 
 `meaning` is exact: it enumerates the representation's own coin flips, so it needs them to be finite. It gives a
 `FiniteMeasure` of the represented values.

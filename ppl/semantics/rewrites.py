@@ -90,5 +90,3 @@ class Intervene(Rewrite):
             return bind_again(node)
         record_choice(node, read)
         return read
-
-

@@ -10,6 +10,7 @@ from ppl.distributions.density import log_prob
 from ppl.distributions.drawn import law_of_draws
 from ppl.semantics.jaxpr import lane_sampler
 
+
 def total_log_prob(measure: Any, value: Any) -> Any:
     """Sum of the log densities over the batch, in the default float type."""
     return jnp.sum(log_prob(measure, value)).astype(jnp.result_type(float))
@@ -25,7 +26,8 @@ def draw(measure: Any, key: Any, lanes: int) -> Any:
 def drawn(measure: Any, key: Any, lanes: int) -> tuple[Any, Any]:
     """A draw that represents a measure, and its log weight: zero unless the law of draws is another than the measure.
 
-    Masked, scaled and improper distributions, and finite measures that are not normalised, are drawn from a normalised law.
+    Masked, scaled and improper distributions, and finite measures that are not normalised, are drawn from a
+    normalised law.
     """
     law = law_of_draws(measure)
     value = draw(law, key, lanes)

@@ -47,7 +47,8 @@ def finite_text(mass: float, rows: list[tuple[float, str]], limit: int = 20) -> 
 def finite_html(mass: float, rows: list[tuple[float, str]], limit: int = 20) -> str:
     """Masses and values as a table."""
     body = "".join(
-        f'<tr><td style="text-align:right">{weight:.6g}</td><td style="text-align:left"><code>{html.escape(value)}</code></td></tr>'
+        f'<tr><td style="text-align:right">{weight:.6g}</td>'
+        f'<td style="text-align:left"><code>{html.escape(value)}</code></td></tr>'
         for weight, value in rows[:limit]
     )
     more = f"<p>{len(rows) - limit} more</p>" if len(rows) > limit else ""

@@ -14,7 +14,7 @@ import numpyro
 _LIBRARIES = ("jax", "jaxlib", "jaxtyping", "beartype", "equinox", "numpyro")
 _SKIPPED = (
     f"{Path(__file__).resolve().parent.parent}{os.sep}",
-    *(f"{Path(module.__file__).parent.parent / name}{os.sep}" for module in (jax, numpyro) for name in _LIBRARIES),
+    *(f"{Path(str(module.__file__)).parent.parent / name}{os.sep}" for module in (jax, numpyro) for name in _LIBRARIES),
     "<frozen",
     "<@beartype",
 )

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from ppl.errors import AddressError, PythonControlFlowError, ReturnValueError, StaticArgumentError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics import scope
 from ppl.semantics.site import SiteInfo, is_library_file
 from ppl.semantics.table import Entry, site_table
-
 
 _NEEDS_CONCRETE = (
     jax.errors.ConcretizationTypeError,
@@ -79,8 +79,10 @@ def _static(leaf: Any, name: str) -> Static:
         hash(leaf)
     except TypeError:
         raise StaticArgumentError(
-            f"An argument of the model {name!r} holds a {type(leaf).__name__}, which is neither an array nor hashable.\n"
-            "Expected: arrays (bound dynamically), or hashable values (bound statically). Register the class as a pytree, or "
+            f"An argument of the model {name!r} holds a {type(leaf).__name__}, which is neither an array nor "
+            "hashable.\n"
+            "Expected: arrays (bound dynamically), or hashable values (bound statically). Register the class as a "
+            "pytree, or "
             "convert the data to an array."
         ) from None
     return Static(type(leaf), leaf)
@@ -89,11 +91,11 @@ def _static(leaf: Any, name: str) -> Static:
 def staged_program(function: Callable[..., Any], arguments: Arguments, dynamic: tuple[Any, ...]) -> StagedProgram:
     """Trace a program, or take it from the cache."""
     avals = tuple(jp.aval_of(leaf) for leaf in dynamic)
-    return _staged(function, arguments, avals, jax.config.jax_enable_x64)
+    return _staged(function, arguments, avals, jax.config.read("jax_enable_x64"))
 
 
 @lru_cache(maxsize=2048)
-def _staged(function: Callable[..., Any], arguments: Arguments, avals: tuple[Any, ...], x64: bool) -> StagedProgram:
+def _staged(function: Callable[..., Any], arguments: Arguments, avals: tuple[Any, ...], x64: object) -> StagedProgram:
     del x64
 
     def flat(*leaves: Any) -> Any:
@@ -137,14 +139,14 @@ def python_control_flow(error: Exception) -> PythonControlFlowError:
     return PythonControlFlowError(
         f"Python needed the concrete value of a traced quantity at {filename}:{line}\n    {text}\n"
         "Inside a model, random choices and array arguments are traced: their values are not known while the model is "
-        "read.\nUse jax.lax.cond, jax.lax.switch, jax.lax.scan or jnp.where instead of `if`, `while`, `for` or int() on "
-        "them; pass sizes and switches as Python values, which are bound statically."
-        + _suspects(frame, text)
+        "read.\nUse jax.lax.cond, jax.lax.switch, jax.lax.scan or jnp.where instead of `if`, `while`, `for` or "
+        "int() on "
+        "them; pass sizes and switches as Python values, which are bound statically." + _suspects(frame, text)
     )
 
 
 def _suspects(frame: Any, text: str) -> str:
-    names = [n for n, v in frame.f_locals.items() if isinstance(v, jax.core.Tracer) and n in text]
+    names = [n for n, v in frame.f_locals.items() if isinstance(v, Tracer) and n in text]
     return f"\nTraced names on that line: {', '.join(names)}." if names else ""
 
 

@@ -1,8 +1,8 @@
 """Suspended runs: a program cut at its observations and factors, so that particles can wait for each other there.
 
-The program's equations are cut after each one that scores; a `scan` that scores inside is cut at every step. Each piece is
-a stage; a run that is suspended before a stage is the tuple of values that later stages need. All particles of a layer are
-at the same stage. Laws: finish . advance = finish; advancing at the end does nothing.
+The program's equations are cut after each one that scores; a `scan` that scores inside is cut at every step. Each
+piece is a stage; a run that is suspended before a stage is the tuple of values that later stages need. All particles
+of a layer are at the same stage. Laws: finish . advance = finish; advancing at the end does nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from ppl.semantics.interpreter import Position, run, run_equations
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
-from ppl.semantics.representations import Particle, Population, Weighted, WeighSites, meaning
+from ppl.semantics.representations import Particle, Population, WeighSites, Weighted, meaning
 from ppl.semantics.table import CodeKey, site_table
 
 Key = Any
@@ -45,7 +45,7 @@ class LoopStep(NamedTuple):
     """A stage that is one step of a `scan`: its carry and outputs so far live in slots of their own."""
 
     equation: Any
-    index: int
+    step: int
     inputs: tuple[Key, ...]
     outputs: tuple[Key, ...]
 
@@ -55,13 +55,13 @@ class LoopStep(NamedTuple):
         loop = jp.loop_of(self.equation)
         operands = [jp.read(environment, atom) for atom in self.equation.invars]
         consts, init = operands[: loop.num_consts], operands[loop.num_consts : loop.num_consts + loop.num_carry]
-        time = loop.length - 1 - self.index if loop.reverse else self.index
+        time = loop.length - 1 - self.step if loop.reverse else self.step
         xs = [x[time] for x in operands[loop.num_consts + loop.num_carry :]]
         carry, stacked = self._under_way(environment, init, loop)
         result = run(loop.body, (*consts, *carry, *xs), WeighSites(), {}, Position(loop=(jnp.int32(time),)))
         stacked = [whole.at[time].set(y) for whole, y in zip(stacked, result.outs[loop.num_carry :], strict=True)]
         carry = result.outs[: loop.num_carry]
-        names = self.equation.outvars if self.index == loop.length - 1 else self.slots()
+        names = self.equation.outvars if self.step == loop.length - 1 else self.slots()
         environment.update(zip(names, [*carry, *stacked], strict=True))
         return tuple(environment[key] for key in self.outputs), result.total
 
@@ -70,7 +70,7 @@ class LoopStep(NamedTuple):
         return [(var, "under way") for var in self.equation.outvars]
 
     def _under_way(self, environment: dict[Key, Any], init: list[Any], loop: jp.Loop) -> tuple[list[Any], list[Any]]:
-        if self.index > 0:
+        if self.step > 0:
             values = [environment[slot] for slot in self.slots()]
             return values[: loop.num_carry], values[loop.num_carry :]
         avals = [var.aval for var in self.equation.outvars[loop.num_carry :]]
@@ -126,9 +126,9 @@ def _cut(equations: list[Any]) -> list[Stage]:
 
 def _made_and_read(piece: Stage) -> tuple[set[Key], list[Key]]:
     if isinstance(piece, LoopStep):
-        last = piece.index == jp.loop_of(piece.equation).length - 1
+        last = piece.step == jp.loop_of(piece.equation).length - 1
         made = set(piece.equation.outvars if last else piece.slots())
-        slots = piece.slots() if piece.index > 0 else []
+        slots = piece.slots() if piece.step > 0 else []
         return made, [*(a for a in piece.equation.invars if not jp.is_literal(a)), *slots]
     made = {var for equation in piece.equations for var in equation.outvars}
     reads = [atom for equation in piece.equations for atom in equation.invars if not jp.is_literal(atom)]
@@ -198,7 +198,7 @@ def _advanced(suspended: Suspended) -> Suspended:
     return replace(suspended, layer=layer, position=number + 1)
 
 
-def _advance_layer(before: Program, program: Program, number: int, batched: bool) -> Particle:
+def _advance_layer(before: Program, program: Program, number: int, *, batched: bool) -> Particle:
     stage = _plan(CodeKey(program.staged.code))[number]
     particles = sample("before", before)
 
@@ -210,7 +210,7 @@ def _advance_layer(before: Program, program: Program, number: int, batched: bool
 
 
 def finish() -> Transformer:
-    """Run every stage that is left and return the layer of the program's values: `Suspended -> Weighted | Population`."""
+    """Run every stage that is left: the layer of the program's values, `Weighted` or `Population`."""
 
     def transform(suspended: Suspended) -> Weighted | Population:
         while not suspended.finished:
@@ -223,7 +223,7 @@ def finish() -> Transformer:
     return transform
 
 
-def _finished(before: Program, program: Program, batched: bool) -> Particle:
+def _finished(before: Program, program: Program, *, batched: bool) -> Particle:
     staged = program.staged
     final = _plan(CodeKey(staged.code))[-1].outputs
     particles = sample("before", before)

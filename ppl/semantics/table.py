@@ -162,7 +162,8 @@ def _merge_branches(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
                 raise BranchError(
                     f"Two branches use the address {address!r} for different things: "
                     f"{_describe(other)} at {other.site.source}, {_describe(entry)} at {entry.site.source}.\n"
-                    "Expected: one kind (latent or observed), shape and dtype an address. Give the two sites different addresses."
+                    "Expected: one kind (latent or observed), shape and dtype an address. Give the two sites "
+                    "different addresses."
                 )
     return merged
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 
 from ppl.semantics.choices import refuse_unbounded
 
@@ -14,7 +15,8 @@ from ppl.semantics.choices import refuse_unbounded
 class DensityTerms(NamedTuple):
     """The log density by site, in nats, each batch-shaped with the leading axes of loops and lanes.
 
-    `prior` holds latent choices, `likelihood` observations, `factor` bare weights. Terms of branches not taken are zero.
+    `prior` holds latent choices, `likelihood` observations, `factor` bare weights. Terms of branches not taken are
+    zero.
     """
 
     prior: dict[str, Any]
@@ -84,8 +86,13 @@ class Trace:
     def __repr__(self) -> str:
         """Addresses with shapes and short values."""
         if not self.recorded:
-            return f"Trace of {self.program.name}: value {_short(self.value)} (choices in a while_loop are not recorded)"
-        lines = [f"Trace of {self.program.name}: log density {_short(self.log_density)}, log weight {_short(self.log_weight)}"]
+            return (
+                f"Trace of {self.program.name}: value {_short(self.value)} (choices in a while_loop are not recorded)"
+            )
+        lines = [
+            f"Trace of {self.program.name}: log density {_short(self.log_density)}, log weight "
+            f"{_short(self.log_weight)}"
+        ]
         width = max((len(a) for a in self.choices), default=0)
         for address, value in self.choices.items():
             made = "" if address not in self.masks else f"  made: {_short(self.masks[address])}"
@@ -94,7 +101,7 @@ class Trace:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return str(jax.typeof(value))
     text = str(value).replace("\n", "")
     if len(text) <= 60:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
@@ -191,7 +192,7 @@ class Unconstrained:
         """
         moved = _moved(self.original, self._checked(self.original, choices, "unconstrain"), "reals")
         for address, value in moved.items():
-            if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
+            if not isinstance(value, Tracer) and np.isnan(np.asarray(value)).any():
                 info = self.original.sites[address]
                 raise SupportError(
                     f"The value to unconstrain for {address!r} ({info.source}, {info.distribution}) lies outside the "
