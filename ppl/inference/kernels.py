@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 from ppl.errors import DegenerateWeightsError
 from ppl.inference.data_checks import density_table
@@ -168,6 +168,6 @@ def _differ(old: State, new: State) -> Bool[Array, "chains"]:
     return jnp.any(jnp.stack(flags), axis=0) if flags else jnp.zeros(1, bool)
 
 
-def mean_accepted(stats: dict[str, Any]) -> Float[Array, ""] | float:
+def mean_accepted(stats: dict[str, Any]) -> float:
     """The share of accepted steps over all chains and draws."""
     return float(jnp.mean(stats["accepted"]))

@@ -136,7 +136,7 @@ class Run(NamedTuple):
     made: dict[str, Any]
 
     @property
-    def count(self) -> Any:
+    def executions(self) -> Any:
         """The number of executions."""
         return sum((jnp.sum(made) for made in self.made.values()), jnp.int32(0))
 
@@ -249,7 +249,7 @@ def _log_accept(old: Run, new: Run, picked: dict[str, Any], log_ratio: Callable[
     ratio = log_ratio(
         Ratio(
             target=new.log_density - old.log_density,
-            count=jnp.log(old.count) - jnp.log(new.count),
+            count=jnp.log(old.executions) - jnp.log(new.executions),
             removed=_sum_where(gone, old.log_law),
             added=-_sum_where(come, new.log_law),
         )
@@ -321,7 +321,7 @@ def _posterior(program: Program, visited: Chains) -> Posterior:
         masks=visited.states.masks,
         values=jax.tree.map(unflat, runs.value),
         deterministic={a: unflat(x) for a, x in runs.deterministic.items()},
-        stats=visited.stats,
+        stats=dict(visited.stats),
         diagnostics={"acceptance": mean_accepted(visited.stats)},
         program=program,
         method="MH",
