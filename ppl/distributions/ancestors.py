@@ -63,5 +63,5 @@ class Ancestors:
         """Log probability of ancestors, in nats."""
         values, log_probs = self.outcomes()
         if log_probs.ndim == 1:
-            return logsumexp(jnp.where(jnp.all(values == value, axis=1), log_probs, -jnp.inf))
-        return jnp.sum(logsumexp(jnp.where(values == value, log_probs, -jnp.inf), axis=0))
+            return logsumexp(jnp.where(jnp.all(values == value[None], axis=1), log_probs, -jnp.inf))
+        return jnp.sum(logsumexp(jnp.where(values == value[None], log_probs, -jnp.inf), axis=0))
