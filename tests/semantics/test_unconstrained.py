@@ -231,5 +231,3 @@ def test_a_support_without_a_bijection_is_named():
 
     with pytest.raises(MeasureError, match=r"'odd' at test_unconstrained.py:\d+, drawn from OnOdd"):
         unconstrained(strange())
-
-
