@@ -42,11 +42,18 @@ def observation_leaves(
     leaves, tree = jax.tree.flatten(obs)
     if tree != value_tree:
         raise MeasureError(
-            f"The observation of the site {site.address!r} at {site.source} has the structure {tree}.\nExpected: "
-            f"{value_tree}."
+            f"The observation of the site {site.address!r} at {site.source} is a {type(obs).__name__} with the "
+            f"structure {tree}.\n"
+            + _expected_structure(value_tree)
         )
     pairs = zip(leaves, avals, strict=True)
     return [checked_value(leaf, aval, site.address, str(site.source), nan_ok=nan_ok) for leaf, aval in pairs]
+
+
+def _expected_structure(value_tree: Any) -> str:
+    if value_tree == jax.tree.structure(0):
+        return "Expected: one array. Convert the data, for example with jnp.asarray(data)."
+    return f"Expected: the structure of one draw, {value_tree}."
 
 
 def checked_value(value: Any, aval: Any, address: str, source: str, *, nan_ok: bool = False) -> Any:

@@ -52,7 +52,7 @@ def check_measure(measure: Any, address: str, source: Source) -> None:
         raise MeasureError(
             f"The site {address!r} at {source} was given {type(measure).__name__!r} ({_shorten(measure)}).\n"
             "Expected: a distribution of ppl.distributions, a Program, or a pytree with sample(key) and "
-            "log_prob(value)."
+            f"log_prob(value).{_call_hint(measure)}"
         )
     for leaf in jax.tree.leaves(measure):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex | bool):
@@ -136,6 +136,11 @@ def _key_name(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
+
+
+def _call_hint(measure: Any) -> str:
+    name = getattr(measure, "__name__", None)
+    return f" It can be called: did you mean {name}(...)?" if callable(measure) and name else ""
 
 
 def _shorten(value: Any) -> str:

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from ppl.errors import AddressError, PythonControlFlowError, ReturnValueError, StaticArgumentError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics import scope
-from ppl.semantics.site import SiteInfo, is_library_file
+from ppl.semantics.site import SiteInfo, Source, is_library_file, user_source
 from ppl.semantics.table import Entry, site_table
 
 _NEEDS_CONCRETE = (
@@ -58,7 +58,10 @@ def partition(tree_of_arguments: Any, name: str) -> tuple[tuple[Any, ...], Argum
     """Cut arguments into dynamic leaves (arrays) and static ones."""
     leaves, tree = jax.tree.flatten(tree_of_arguments)
     dynamic = tuple(leaf for leaf in leaves if is_array(leaf))
-    statics = tuple(None if is_array(leaf) else _static(leaf, name) for leaf in leaves)
+    for index, leaf in enumerate(leaves):
+        if not is_array(leaf):
+            _check_static(leaf, tree_of_arguments, index, name)
+    statics = tuple(None if is_array(leaf) else Static(type(leaf), leaf) for leaf in leaves)
     return dynamic, Arguments(tree, statics)
 
 
@@ -74,18 +77,18 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
-def _static(leaf: Any, name: str) -> Static:
+def _check_static(leaf: Any, arguments: Any, index: int, name: str) -> None:
     try:
         hash(leaf)
     except TypeError:
+        path = jax.tree_util.tree_flatten_with_path(arguments)[0][index][0]
+        which = jax.tree_util.keystr(path[1:], simple=True, separator=".")
         raise StaticArgumentError(
-            f"An argument of the model {name!r} holds a {type(leaf).__name__}, which is neither an array nor "
-            "hashable.\n"
+            f"The argument {which!r} of the model {name!r}, called at {user_source()}, is of type "
+            f"{type(leaf).__name__}, which is neither an array nor hashable.\n"
             "Expected: arrays (bound dynamically), or hashable values (bound statically). Register the class as a "
-            "pytree, or "
-            "convert the data to an array."
+            "pytree, or convert the data to an array."
         ) from None
-    return Static(type(leaf), leaf)
 
 
 def staged_program(function: Callable[..., Any], arguments: Arguments, dynamic: tuple[Any, ...]) -> StagedProgram:
@@ -122,10 +125,16 @@ def _checked_output(value: Any, function: Callable[..., Any]) -> Any:
                 else "Return arrays, in any pytree."
             )
             raise ReturnValueError(
-                f"The model {name!r} returned a {type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the top'}.\n"
+                f"The model {name!r}{_defined_at(function)} returned a {type(leaf).__name__} at "
+                f"{jax.tree_util.keystr(path) or 'the top'}.\n"
                 f"Expected: a pytree of arrays. {hint}"
             )
     return value
+
+
+def _defined_at(function: Any) -> str:
+    code = getattr(function, "__code__", None)
+    return "" if code is None else f" ({Source(code.co_filename, code.co_firstlineno)})"
 
 
 def python_control_flow(error: Exception) -> PythonControlFlowError:
@@ -139,10 +148,29 @@ def python_control_flow(error: Exception) -> PythonControlFlowError:
     return PythonControlFlowError(
         f"Python needed the concrete value of a traced quantity at {filename}:{line}\n    {text}\n"
         "Inside a model, random choices and array arguments are traced: their values are not known while the model is "
-        "read.\nUse jax.lax.cond, jax.lax.switch, jax.lax.scan or jnp.where instead of `if`, `while`, `for` or "
-        "int() on "
-        "them; pass sizes and switches as Python values, which are bound statically." + _suspects(frame, text)
+        f"read.\n{_instead(error)}{_suspects(frame, text)}"
     )
+
+
+def _instead(error: Exception) -> str:
+    """What to write in place of the Python that asked for the value."""
+    return next((fix for kind, fix in _INSTEAD.items() if isinstance(error, kind)), _OTHERWISE)
+
+
+_INSTEAD = {
+    jax.errors.TracerBoolConversionError: "Instead of `if`, use jax.lax.cond or jnp.where; instead of `while`, "
+    "jax.lax.while_loop or jax.lax.scan; instead of `and`, `or`, `not`: `&`, `|`, `~`.",
+    jax.errors.TracerIntegerConversionError: "Instead of `for i in range(n)`, use jax.lax.scan or jax.lax.fori_loop; "
+    "instead of an index into a list, one into an array (jnp.array(values)[i]) or jax.lax.switch. Pass sizes as Python "
+    "integers, which are bound statically.",
+    jax.errors.NonConcreteBooleanIndexError: "x[mask] has no fixed size. Use jnp.where(mask, x, other), or carry the "
+    "mask along.",
+    jax.errors.TracerArrayConversionError: "Use the functions of jax.numpy instead of those of numpy.",
+}
+_OTHERWISE = (
+    "Instead of int() or float(), keep the array as it is; to choose between cases, use jax.lax.cond or "
+    "jax.lax.switch. Pass sizes and switches as Python values, which are bound statically."
+)
 
 
 def _suspects(frame: Any, text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ppl.errors import BranchError, DuplicateAddressError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.measures import addresses
-from ppl.semantics.site import Signature, Site, SiteInfo
+from ppl.semantics.site import Signature, Site, SiteInfo, Source
 
 _address_cache: dict[int, tuple[Any, frozenset[str]]] = {}
 
@@ -144,13 +144,23 @@ def _merge_sequence(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
     for table in tables:
         for address, entry in table.items():
             if address in merged:
-                raise DuplicateAddressError(
-                    f"Two sites have the address {address!r}: one at {merged[address].site.source}, "
-                    f"another at {entry.site.source}.\nExpected: one site an address. Rename one, or nest programs: "
-                    "`ppl.sample('part', program)` puts a program's addresses under 'part/'."
-                )
+                raise _duplicate(address, merged[address].site.source, entry.site.source)
             merged[address] = entry
     return merged
+
+
+def _duplicate(address: str, first: Source, second: Source) -> DuplicateAddressError:
+    if first == second:
+        return DuplicateAddressError(
+            f"The site {address!r} at {first} is met twice in one run, both times from the same line.\nExpected: one site an "
+            "address. In a Python loop, make the addresses differ (an f-string with the index), or use lax.scan, ppl.vmap or "
+            "ppl.plate, which stack the choices under one address. For a function that is called twice, make it a program: "
+            "`ppl.sample('part', program)` puts its addresses under 'part/'."
+        )
+    return DuplicateAddressError(
+        f"Two sites have the address {address!r}: one at {first}, another at {second}.\nExpected: one site an address. Rename "
+        "one, or nest programs: `ppl.sample('part', program)` puts a program's addresses under 'part/'."
+    )
 
 
 def _merge_branches(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
@@ -159,6 +169,7 @@ def _merge_branches(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
         for address, entry in table.items():
             other = merged.setdefault(address, entry)
             if _shape_of(other) != _shape_of(entry):
+                other, entry = sorted((other, entry), key=lambda e: e.site.source)
                 raise BranchError(
                     f"Two branches use the address {address!r} for different things: "
                     f"{_describe(other)} at {other.site.source}, {_describe(entry)} at {entry.site.source}.\n"
