@@ -1,4 +1,5 @@
-"""Summing out the states of a hidden Markov model (1,000 steps, 10 states) against a forward algorithm written by hand."""
+"""Summing out the states of a hidden Markov model (1,000 steps, 10 states) against a forward algorithm written by
+hand."""
 
 from functools import partial
 from typing import Any

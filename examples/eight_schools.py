@@ -1,7 +1,7 @@
 """Eight schools: the effect of coaching on test scores, with partial pooling (Rubin 1981; Gelman et al., BDA3, 5.5).
 
-The data are real: estimated effects and standard errors of eight parallel experiments. The posterior is found by importance
-sampling from the prior, with its evidence and a diagnosis of its own weights.
+The data are real: estimated effects and standard errors of eight parallel experiments. The posterior is found by
+importance sampling from the prior, with its evidence and a diagnosis of its own weights.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Linear regression: stopping distance of cars against their speed (Ezekiel 1930; R's `cars`), with a proposal program.
 
 The prior is far too wide to propose from, so the proposal is a program of our own over the same addresses: heavy-tailed
-draws around the least-squares fit. Importance weights make up exactly for whatever it gets wrong, and Pareto k says whether
-they could. The picture shows the fitted line with its uncertainty and the predictive band.
+draws around the least-squares fit. Importance weights make up exactly for whatever it gets wrong, and Pareto k says
+whether they could. The picture shows the fitted line with its uncertainty and the predictive band.
 """
 
 import sys

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import lax
+from jax.core import Tracer
 
 from ppl.distributions.density import in_support
 from ppl.distributions.scaled import Scaled
@@ -188,7 +189,7 @@ def _in_words(support: Any) -> str:
     base = getattr(support, "base_constraint", support)  # an independent constraint is that of its elements
     name = type(base).__name__.strip("_")
     words = name.replace("_", " ").lower()
-    bounds = {k: v for k, v in vars(base).items() if not isinstance(v, jax.core.Tracer)}
+    bounds = {k: v for k, v in vars(base).items() if not isinstance(v, Tracer)}
     known = [f"{k.replace('_', ' ')} {np.asarray(v).tolist()}" for k, v in bounds.items() if np.ndim(v) == 0]
     return ", ".join([words, *known])
 

@@ -65,9 +65,6 @@ def infer(
     return method.run(program, run_key, settings)
 
 
-
-
-
 def _check_arguments(program: Any, method: Any) -> None:
     if not isinstance(program, Program):
         raise TypeError(

@@ -93,9 +93,7 @@ def transitions(program: Program, maker: KernelMaker = trace_mh_kernel, limit: i
     return Transitions(states, matrix, masses)
 
 
-def _enumerated(
-    maker: KernelMaker, program: Program, states: State, limit: int, rows: int
-) -> tuple[jax.Array, State]:
+def _enumerated(maker: KernelMaker, program: Program, states: State, limit: int, rows: int) -> tuple[jax.Array, State]:
     """Enumerate the kernel at every state, padded to a size that depends little on the numbers: few compilations."""
     count = len(jax.tree.leaves(states)[0])
     size = rows if rows <= SMALL else 2 ** (count - 1).bit_length()
