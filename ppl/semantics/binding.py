@@ -43,8 +43,7 @@ def observation_leaves(
     if tree != value_tree:
         raise MeasureError(
             f"The observation of the site {site.address!r} at {site.source} is a {type(obs).__name__} with the "
-            f"structure {tree}.\n"
-            + _expected_structure(value_tree)
+            f"structure {tree}.\n" + _expected_structure(value_tree)
         )
     pairs = zip(leaves, avals, strict=True)
     return [checked_value(leaf, aval, site.address, str(site.source), nan_ok=nan_ok) for leaf, aval in pairs]

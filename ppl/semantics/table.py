@@ -152,14 +152,15 @@ def _merge_sequence(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
 def _duplicate(address: str, first: Source, second: Source) -> DuplicateAddressError:
     if first == second:
         return DuplicateAddressError(
-            f"The site {address!r} at {first} is met twice in one run, both times from the same line.\nExpected: one site an "
-            "address. In a Python loop, make the addresses differ (an f-string with the index), or use lax.scan, ppl.vmap or "
-            "ppl.plate, which stack the choices under one address. For a function that is called twice, make it a program: "
-            "`ppl.sample('part', program)` puts its addresses under 'part/'."
+            f"The site {address!r} at {first} is met twice in one run, both times from the same line.\n"
+            "Expected: one site an address. In a Python loop, make the addresses differ (an f-string with the index), "
+            "or use lax.scan, ppl.vmap or ppl.plate, which stack the choices under one address. For a function that is "
+            "called twice, make it a program: `ppl.sample('part', program)` puts its addresses under 'part/'."
         )
     return DuplicateAddressError(
-        f"Two sites have the address {address!r}: one at {first}, another at {second}.\nExpected: one site an address. Rename "
-        "one, or nest programs: `ppl.sample('part', program)` puts a program's addresses under 'part/'."
+        f"Two sites have the address {address!r}: one at {first}, another at {second}.\n"
+        "Expected: one site an address. Rename one, or nest programs: `ppl.sample('part', program)` puts a program's "
+        "addresses under 'part/'."
     )
 
 

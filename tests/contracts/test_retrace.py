@@ -39,7 +39,13 @@ def _compilations():
 
 def _use(program, key):
     trace = program.simulate(key)
-    return trace.log_density, program.log_density(trace.choices), program.terms(trace.choices), program.sites, repr(trace)
+    return (
+        trace.log_density,
+        program.log_density(trace.choices),
+        program.terms(trace.choices),
+        program.sites,
+        repr(trace),
+    )
 
 
 def test_new_data_is_neither_traced_nor_compiled_again(counted):

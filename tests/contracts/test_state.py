@@ -1,4 +1,4 @@
-"""An exception inside a model leaves no state behind, models are traced in threads side by side, and floats are as set."""
+"""An exception inside a model leaves no state behind; threads trace side by side; floats are as wide as set."""
 
 import threading
 
@@ -37,7 +37,7 @@ def _in_scan():
 
 
 def _in_branch():
-    lax.cond(True, _boom, lambda: None)  # noqa: FBT003
+    lax.cond(True, _boom, lambda: None)
 
 
 def _in_program():

@@ -1,4 +1,4 @@
-"""Sites inside `cond` and `switch`: masks, addresses that branches share, and choices that count for nothing (law 38)."""
+"""Sites inside `cond` and `switch`: masks, addresses that branches share, choices that count for nothing (law 38)."""
 
 import jax
 import jax.numpy as jnp
@@ -52,10 +52,12 @@ def test_switch_scores_the_branch_taken(key):
 
 
 def test_masked_values_count_for_nothing(key):
-    """Law 38: bitwise the same density and a zero gradient, at values where the other branch's density is not finite."""
+    """Law 38: bitwise the same density and a zero gradient, where the other branch's density is not finite."""
     program = mixture(jnp.array(2))
     choices = program.simulate(key).choices
-    density = jax.value_and_grad(lambda shared, own: program.log_density({"shared": shared, "own": own}), argnums=(0, 1))
+    density = jax.value_and_grad(
+        lambda shared, own: program.log_density({"shared": shared, "own": own}), argnums=(0, 1)
+    )
     reference, (zero, slope) = density(choices["shared"], choices["own"])
     assert float(zero) == 0.0
     assert bool(jnp.all(slope != 0.0))
@@ -127,7 +129,9 @@ def test_nested_cond_masks_only_what_ran(key):
         def shallow():
             return ppl.sample("b", dist.Normal(-1.0, 0.5))
 
-        return lax.cond(outer, lambda: lax.cond(inner, deep, shallow) + ppl.sample("c", dist.Normal(0.0, 3.0)), lambda: 0.0)
+        return lax.cond(
+            outer, lambda: lax.cond(inner, deep, shallow) + ppl.sample("c", dist.Normal(0.0, 3.0)), lambda: 0.0
+        )
 
     for outer in (True, False):
         for inner in (True, False):
@@ -170,11 +174,13 @@ def test_branches_may_reach_one_address_by_a_loop_and_by_a_vector(key, loop_firs
         looped = (which == 0) == loop_first
         x = trace.choices["x"]
         np.testing.assert_array_equal(trace.masks["x"], [not looped, not looped, True, True])
-        np.testing.assert_allclose(trace.log_density, normal(x[2:], 5.0, 1.0) if looped else normal(x, 0.0, 2.0), rtol=1e-5)
+        np.testing.assert_allclose(
+            trace.log_density, normal(x[2:], 5.0, 1.0) if looped else normal(x, 0.0, 2.0), rtol=1e-5
+        )
 
 
 def test_an_indicator_whose_branches_score_differently_has_the_exact_posterior():
-    """A published system gives .503 for a posterior like this one, which is .9526 in its example; ours sums to the truth."""
+    """A published system gives .503 for a posterior that is .9526; ours, on a like program, is the exact one."""
 
     @ppl.model
     def indicator():
@@ -195,7 +201,11 @@ def test_an_indicator_whose_branches_score_differently_has_the_exact_posterior()
 def test_branches_that_disagree_on_an_address_are_refused():
     @ppl.model
     def shapes(flag):
-        lax.cond(flag, lambda: ppl.sample("x", dist.Normal(0.0, 1.0)), lambda: ppl.sample("x", dist.Normal(jnp.zeros(2), 1.0))[0])
+        lax.cond(
+            flag,
+            lambda: ppl.sample("x", dist.Normal(0.0, 1.0)),
+            lambda: ppl.sample("x", dist.Normal(jnp.zeros(2), 1.0))[0],
+        )
 
     @ppl.model
     def kinds(flag):

@@ -1,4 +1,4 @@
-"""Sites inside nested `jit`, `checkpoint` and custom derivatives; module-level helpers are never reused in a wrong scope."""
+"""Sites inside nested `jit`, `checkpoint` and custom derivatives; helpers are not reused in a wrong scope."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def _constant(x):
 
 def in_cond(x):
     """Branches are module-level functions too."""
-    return lax.cond(True, _site, _constant, x)  # noqa: FBT003
+    return lax.cond(True, _site, _constant, x)
 
 
 def in_lanes(x):
@@ -58,7 +58,9 @@ CONSTRUCTS = {
     "scan": in_scan,
     "cond": in_cond,
     "lanes": in_lanes,
-    "jit of scan of checkpoint": jax.jit(lambda x: lax.scan(lambda c, _: (c, in_checkpoint(c)), x, None, length=1)[1][0]),
+    "jit of scan of checkpoint": jax.jit(
+        lambda x: lax.scan(lambda c, _: (c, in_checkpoint(c)), x, None, length=1)[1][0]
+    ),
 }
 each_construct = pytest.mark.parametrize("construct", CONSTRUCTS.values(), ids=CONSTRUCTS)
 
@@ -88,7 +90,9 @@ def test_a_helper_used_under_two_scopes_is_not_reused_with_the_wrong_address(con
     def two():
         with ppl.plate("few", 3):
             construct(jnp.zeros(3))
-        return ppl.sample("a", part(jnp.array(1.0))), ppl.sample("b", ppl.model(lambda: ppl.sample("c", part(jnp.array(2.0))))())
+        return ppl.sample("a", part(jnp.array(1.0))), ppl.sample(
+            "b", ppl.model(lambda: ppl.sample("c", part(jnp.array(2.0))))()
+        )
 
     alone = part(jnp.array(1.0))
     sites = two().sites

@@ -57,7 +57,14 @@ PROGRAM = ppl.model(regression)(jnp.zeros(3))
 
 def test_unknown_address_with_a_near_miss():
     message = message_of(errors.AddressError, lambda: PROGRAM.log_density({"slop": 1.0}))
-    says(message, "'slop'", "does not have", "Did you mean 'slope'", line_of(regression, "# slope"), "Its addresses: 'slope', 'y'")
+    says(
+        message,
+        "'slop'",
+        "does not have",
+        "Did you mean 'slope'",
+        line_of(regression, "# slope"),
+        "Its addresses: 'slope', 'y'",
+    )
 
 
 def test_unknown_address_without_a_near_miss():
@@ -68,7 +75,13 @@ def test_unknown_address_without_a_near_miss():
 
 def test_missing_address():
     message = message_of(errors.AddressError, lambda: PROGRAM.log_density({}))
-    says(message, "every latent choice needs a value", "missing: 'slope'", line_of(regression, "# slope"), "generate(key, choices)")
+    says(
+        message,
+        "every latent choice needs a value",
+        "missing: 'slope'",
+        line_of(regression, "# slope"),
+        "generate(key, choices)",
+    )
 
 
 @pytest.mark.parametrize(("address", "kind"), [("y", "observed"), ("weight", "factor")])
@@ -92,7 +105,9 @@ def test_duplicate_address_names_both_lines():
         ppl.factor("x", 0.0)  # second
 
     message = message_of(errors.DuplicateAddressError, lambda: ppl.model(model)().sites)
-    says(message, "'x'", line_of(model, "# first"), line_of(model, "# second"), "Expected: one site an address", "Rename")
+    says(
+        message, "'x'", line_of(model, "# first"), line_of(model, "# second"), "Expected: one site an address", "Rename"
+    )
 
 
 def test_duplicate_address_in_a_python_loop():
@@ -215,7 +230,15 @@ def branches(flag):
 
 def test_branches_that_clash_in_shape():
     message = message_of(errors.BranchError, lambda: ppl.model(branches)(jnp.array(True)).sites)
-    says(message, "'x'", "shape ()", line_of(branches, "# first"), "shape (2,)", line_of(branches, "# second"), "different addresses")
+    says(
+        message,
+        "'x'",
+        "shape ()",
+        line_of(branches, "# first"),
+        "shape (2,)",
+        line_of(branches, "# second"),
+        "different addresses",
+    )
 
 
 def _if(x):
@@ -314,7 +337,16 @@ def test_an_argument_that_is_neither_array_nor_hashable():
         return ppl.model(model)(jnp.zeros(2), settings={"a": Settings()})  # here
 
     message = message_of(errors.StaticArgumentError, call)
-    says(message, "'settings.a'", "'model'", line_of(call), "Settings", "Expected: arrays", "hashable", "Register the class as a pytree")
+    says(
+        message,
+        "'settings.a'",
+        "'model'",
+        line_of(call),
+        "Settings",
+        "Expected: arrays",
+        "hashable",
+        "Register the class as a pytree",
+    )
 
 
 def test_a_returned_closure():
@@ -349,4 +381,14 @@ def test_enumerating_too_much():
         ppl.sample("few", dist.Categorical(jnp.ones(3) / 3))
 
     message = message_of(errors.EnumerationSizeError, ppl.model(model)().enumerate)
-    says(message, "3.22e+09 rows", "the limit is 1048576", "'many'", line_of(model), "2^30", "'few'", "Raise the limit", "ppl.Exact()")
+    says(
+        message,
+        "3.22e+09 rows",
+        "the limit is 1048576",
+        "'many'",
+        line_of(model),
+        "2^30",
+        "'few'",
+        "Raise the limit",
+        "ppl.Exact()",
+    )

@@ -207,7 +207,9 @@ def test_traces_of_a_vmapped_run_are_whole(key):
     np.testing.assert_allclose(terms[2], normal(Y, traces.choices["d"][2], 4.0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["condition", "substitute", "intervene", "generate", "log_density", "replay", "terms"])
+@pytest.mark.parametrize(
+    "method", ["condition", "substitute", "intervene", "generate", "log_density", "replay", "terms"]
+)
 def test_no_method_ignores_an_unknown_address(method, key):
     choices = {**CHOICES, "aa": jnp.array(0.0)}
     arguments = (key, choices) if method == "generate" else (choices,)

@@ -36,7 +36,9 @@ def test_a_plate_widens_scalar_sites_and_leaves_wide_ones(key):
     trace = coherent(program, key)
     np.testing.assert_array_equal(trace.value, [0, 1, 2])
     mu, theta = trace.choices["mu"], trace.choices["theta"]
-    expected = normal(mu, 1.0, 5.0) + normal(theta, mu, 2.0) + normal((y - theta) / sigma, 0.0, 1.0) - np.log(sigma).sum()
+    expected = (
+        normal(mu, 1.0, 5.0) + normal(theta, mu, 2.0) + normal((y - theta) / sigma, 0.0, 1.0) - np.log(sigma).sum()
+    )
     np.testing.assert_allclose(trace.log_density, expected, rtol=1e-5)
     assert len(np.unique(theta)) == 3
     assert {a: info.dims for a, info in program.sites.items()} == {"mu": (), "theta": ("school",), "y": ("school",)}

@@ -115,7 +115,9 @@ def test_nested_lanes_around_a_scan_have_the_loop_density(key):
     x = np.asarray(trace.choices["x"])
     assert x.shape == (4, 2, 3)
     before = np.concatenate([np.asarray(mus)[..., None], x[..., :-1]], axis=-1)
-    np.testing.assert_allclose(trace.log_density, normal(x, before, 0.5) + normal(trace.choices["y"], 0.0, 3.0), rtol=1e-5)
+    np.testing.assert_allclose(
+        trace.log_density, normal(x, before, 0.5) + normal(trace.choices["y"], 0.0, 3.0), rtol=1e-5
+    )
     assert len(np.unique(x - before)) == 24
 
 
@@ -129,7 +131,9 @@ SAMPLERS = {
     "poisson": lambda: dist.Poisson(2000.0),
     "binomial": lambda: dist.Binomial(10**6, 0.3),
     "multinomial": lambda: dist.Multinomial(10**5, jnp.array([0.2, 0.8])),
-    "mixture": lambda: dist.MixtureSameFamily(dist.Categorical(jnp.array([0.3, 0.7])), dist.Normal(jnp.array([0.0, 9.0]), 1.0)),
+    "mixture": lambda: dist.MixtureSameFamily(
+        dist.Categorical(jnp.array([0.3, 0.7])), dist.Normal(jnp.array([0.0, 9.0]), 1.0)
+    ),
     "lkj": lambda: dist.LKJCholesky(3, 1.0),
 }
 
@@ -137,7 +141,9 @@ SAMPLERS = {
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_every_kind_of_sampler_draws_apart_in_each_lane(sampler, key):
     """Rejection loops and samplers that split their key included; lanes of lanes too."""
-    program = ppl.model(lambda: ppl.vmap(lambda: ppl.vmap(lambda: ppl.sample("x", sampler()), axis_size=2)(), axis_size=3)())()
+    program = ppl.model(
+        lambda: ppl.vmap(lambda: ppl.vmap(lambda: ppl.sample("x", sampler()), axis_size=2)(), axis_size=3)()
+    )()
     with jax.numpy_rank_promotion("allow"):  # NumPyro's multinomial promotes ranks
         rows = np.asarray(program.sample(key)).reshape(6, -1)
     assert len(np.unique(rows, axis=0)) == 6
@@ -153,8 +159,8 @@ def _largest_correlation(draws):
 def test_nested_lanes_are_independent():
     """Statistical: 15 correlations of 6 lanes over 4,000 runs, normal after Fisher's z; two-sided Bonferroni at 1e-6.
 
-    The threshold is the normal quantile at 1 - 1e-6 / 30: 5.39. The mutant lets all lanes share a noise of weight 0.4, a
-    correlation of 0.14, whose z-score is about 8.7.
+    The threshold is the normal quantile at 1 - 1e-6 / 30: 5.39. The mutant lets all lanes share a noise of weight
+    0.4, a correlation of 0.14, whose z-score is about 8.7.
     """
     threshold = 5.39
 
@@ -203,7 +209,9 @@ def test_programs_are_arguments_like_any_pytree(key):
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(in_axes, axis_size, args, words):
-    program = ppl.model(lambda *a: ppl.vmap(lambda *_: ppl.sample("z", dist.Normal(0.0, 1.0)), in_axes, axis_size)(*a))(*args)
+    program = ppl.model(lambda *a: ppl.vmap(lambda *_: ppl.sample("z", dist.Normal(0.0, 1.0)), in_axes, axis_size)(*a))(
+        *args
+    )
     with pytest.raises(ShapeError, match=words) as caught:
         _ = program.sites
     assert "ppl.vmap at test_vmap.py:" in str(caught.value)
