@@ -47,6 +47,15 @@ def _masked(distribution: dist.MaskedDistribution) -> dist.Distribution:
 
 
 @law_of_draws.register
+def _delta(distribution: dist.Delta) -> dist.Distribution:
+    """The point alone: the log density of a `Delta` is a weight that its draws do not have."""
+    weight = distribution.log_density
+    if isinstance(weight, float) and weight == 0.0:
+        return distribution
+    return dist.Delta(distribution.v, 0.0, distribution.event_dim)
+
+
+@law_of_draws.register
 def _expanded(distribution: dist.ExpandedDistribution) -> dist.Distribution:
     base = law_of_draws(distribution.base_dist)
     return distribution if base is distribution.base_dist else base.expand(distribution.batch_shape)

@@ -139,7 +139,7 @@ class FiniteMeasure:
         """The log mass of a value, in nats; not normalised."""
         equal = jnp.ones(self.log_weights.shape, bool)
         for points, leaf in zip(jax.tree.leaves(self.values), jax.tree.leaves(value), strict=True):
-            equal = equal & (points == leaf).reshape(points.shape[0], -1).all(axis=1)
+            equal = equal & (points == jnp.asarray(leaf)[None]).reshape(points.shape[0], -1).all(axis=1)
         return logsumexp(jnp.where(equal, self.log_weights, -jnp.inf))
 
     def outcomes(self) -> Outcomes:
