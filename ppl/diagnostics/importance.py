@@ -89,7 +89,7 @@ def pareto_smooth(log_weights: Float[Array | np.ndarray, "particles"]) -> Pareto
         return ParetoSmoothed(clean, math.inf, threshold, "no mass")
     if count < MIN_POSITIVE:
         return ParetoSmoothed(_normalize(clean), math.inf, threshold, "too few")
-    if _tail_spread(clean[positive]) <= _rounding(raw):
+    if _tail_spread(clean[positive]) <= _rounding(clean.max(), raw.dtype):
         return ParetoSmoothed(_normalize(clean), -math.inf, threshold, "constant")
     smoothed, pareto_k = _fit(clean[positive])
     clean[positive] = smoothed
@@ -116,10 +116,12 @@ def _tail_spread(log_weights: np.ndarray) -> float:
     return float(np.ptp(np.sort(log_weights)[-tail:]))
 
 
-def _rounding(raw: np.ndarray) -> float:
-    """Spread (nats) that rounding alone gives to equal log weights of this size and precision."""
-    finite = np.abs(raw[np.isfinite(raw)])
-    return float(8 * np.finfo(raw.dtype).eps * max(1.0, finite.max(initial=0.0)))
+def _rounding(largest: float, dtype: np.dtype) -> float:
+    """Spread (nats) that rounding alone gives to equal log weights as large as the largest.
+
+    The size of the *small* weights must not count: one draw far out in a heavy-tailed prior has a log weight of -1e6.
+    """
+    return float(8 * np.finfo(dtype).eps * max(1.0, abs(largest)))
 
 
 def _normalize(log_weights: np.ndarray) -> np.ndarray:

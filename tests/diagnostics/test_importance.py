@@ -107,3 +107,12 @@ def test_threshold_rises_with_the_sample():
     assert pareto_k_threshold(10) == 0.0
     np.testing.assert_allclose(pareto_k_threshold(1000), 1 - 1 / 3)
     assert pareto_k_threshold(10**6) == 0.7
+
+
+def test_one_tiny_weight_does_not_make_the_tail_look_constant():
+    """Fault once: the rounding of a log weight of -1e7 was taken for the rounding of the largest ones."""
+    log_weights = (0.5 * np.random.default_rng(3).normal(size=2000)).astype(np.float32)
+    spread = pareto_smooth(log_weights)
+    log_weights[0] = -1e7
+    assert spread.verdict == "good"
+    assert pareto_smooth(log_weights).pareto_k == pytest.approx(spread.pareto_k, abs=0.05)
