@@ -50,7 +50,12 @@ def main() -> None:
     for _, log_weights in (by_hand(key, FLIPS), ours(program, key)):
         estimate = jax.scipy.special.logsumexp(log_weights) - jnp.log(COUNT)
         np.testing.assert_allclose(estimate, LOG_EVIDENCE, atol=0.02)
-    candidates = {"hand-written JAX": lambda: by_hand(key, FLIPS), "quasiborel": lambda: ours(program, key)}
+    method = ppl.Importance(COUNT)
+    candidates = {
+        "hand-written JAX": lambda: by_hand(key, FLIPS),
+        "quasiborel": lambda: ours(program, key),
+        "ppl.infer (checks, smoothing, k)": lambda: ppl.infer(program, method, key=key).log_weights,
+    }
     report(f"beta-Bernoulli, 10 flips, {COUNT} traces", alternate(candidates, rounds=25), "hand-written JAX")
 
 
