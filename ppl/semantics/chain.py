@@ -5,7 +5,7 @@ through the loop with it; every step multiplies in its factors and sums out what
 For a hidden Markov model this is the forward algorithm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,15 +23,13 @@ _MOST_PEELED = 6
 """How many steps are taken one by one before the tables must keep their shape."""
 
 
-def refuse_escape(outs: Sequence[Named], start: int, code: jp.Code, where: str) -> None:
+def refuse_escape(outs: Sequence[Named], is_local: Callable[[int], bool], code: jp.Code, where: str) -> None:
     """Raise where a value that is used outside depends on a choice that is summed inside."""
-    if any(dim >= start for dim in union(outs)):
+    if any(is_local(dim) for dim in union(outs)):
         raise NotFiniteError(
-            f"A finite choice among {sorted(addresses_in(code.jaxpr))} leaves its {where}: a value that depends on "
-            "it is used "
-            "outside, so that it cannot be summed out inside.\nMove what depends on it (observations above all) "
-            "into the "
-            f"same {where}, or keep its address."
+            f"A finite choice among {sorted(addresses_in(code.jaxpr))} leaves its {where}: a value that depends on it "
+            "is used outside, so that it cannot be summed out inside.\nMove what depends on it (observations above "
+            f"all) into the same {where}, or keep its address."
         )
 
 
@@ -63,7 +61,12 @@ class Chain:
         return set(union(self.init)) - set(union([*self.consts, *self.xs]))
 
     def absorb(self, factors: list[Named], variables: set[int]) -> list[Named]:
-        """Take over variables that nothing else will use, with their factors; returns the other factors."""
+        """Take over variables that nothing else will use, with their factors; returns the other factors.
+
+        Where stacked outputs are needed they may depend on those variables, which then stay outside.
+        """
+        if any(self.wanted[self.loop.num_carry :]):
+            return factors
         self.absorbed = frozenset(variables)
         mine = [factor for factor in factors if variables & set(factor.dims)]
         self.alpha = product([self.alpha, *mine])
@@ -104,7 +107,7 @@ class Chain:
         )
         after = [out if live else old for out, old, live in zip(outs[:carry], state, self.live, strict=True)]
         ys = [y if use else EMPTY for y, use in zip(outs[carry:], self.wanted[carry:], strict=True)]
-        refuse_escape(ys, self.start, self.loop.body, "scan")
+        refuse_escape(ys, self.is_local, self.loop.body, "scan")
         factors = [*factors, alpha]
         kept = {
             dim for dim in union([a for a, live in zip(after, self.live, strict=True) if live]) if self.is_local(dim)
@@ -153,7 +156,7 @@ class Chain:
         xs = [jnp.moveaxis(self.in_time(x), len(x.dims), 0)[order] for x in self.xs]
         reads = jax.tree.map(lambda v: self.forward(v)[order], self.given)
         arrays = [jnp.asarray(value.array) for value in state]
-        carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads))
+        carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads), length=self.loop.length - peeled)
         ended = [Named(array, d) for array, d in zip(carry[0], dims, strict=True)]
         return (
             ended,

@@ -226,7 +226,7 @@ def _lanes(elimination: Elimination, equation: Any, operands: list[Named], given
         args = [Named(array, operand.dims) for array, operand in zip(arrays, operands, strict=True)]
         outs, factors = elimination.run(params["body"], args, inside, wanted)
         outs = [out if use else EMPTY for out, use in zip(outs, wanted, strict=True)]
-        refuse_escape(outs, start, params["body"], "ppl.vmap")
+        refuse_escape(outs, lambda dim: dim >= start, params["body"], "ppl.vmap")
         factors = sum_out(factors, list(elimination.locals_since(start, factors)), elimination.sizes)
         shapes.append(([out.dims for out in outs], [factor.dims for factor in factors]))
         return [out.array for out in outs], [factor.array for factor in factors]
