@@ -57,6 +57,10 @@ class UnboundedError(PplError):
     """A trace or density was asked of choices inside a loop whose number of steps is not known beforehand."""
 
 
+class UnsupportedPrimitiveError(PplError):
+    """A site was met inside a JAX construct into which no interpreter can look."""
+
+
 class NotFiniteError(PplError):
     """Exact enumeration was asked where a choice has no finite support of known size."""
 

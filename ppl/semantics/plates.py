@@ -4,6 +4,7 @@ A plate widens the batch shape of the distributions inside it and, when subsampl
 `size / subsample_size`, so that a subsample's log density is an unbiased estimate of the whole plate's.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,6 +56,7 @@ def plate(
 def _frame(
     name: str, size: int, subsample: int, dim: int | None, active: tuple[PlateFrame, ...], source: Source
 ) -> PlateFrame:
+    size, subsample = operator.index(size), operator.index(subsample)
     if not 0 < subsample <= size:
         raise ShapeError(
             f"The plate {name!r} at {source} has size {size} and subsample_size {subsample}.\n"
@@ -68,7 +70,7 @@ def _frame(
             f"The plate {name!r} at {source} asks for dim {dim}; the dims {sorted(taken)} are taken.\n"
             "Expected: a free, negative dimension."
         )
-    return PlateFrame(name, int(size), int(subsample), chosen)
+    return PlateFrame(name, size, subsample, chosen)
 
 
 def _indices(frame: PlateFrame, source: Source) -> Any:

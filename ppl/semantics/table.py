@@ -6,7 +6,7 @@ Here two sites with one address are found, and branches that use one address wit
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ppl.errors import BranchError, DuplicateAddressError
+from ppl.errors import BranchError, DuplicateAddressError, UnsupportedPrimitiveError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.measures import addresses
 from ppl.semantics.site import Signature, Site, SiteInfo, Source
@@ -76,10 +76,31 @@ def _equation_table(equation: Any, around: _Around) -> dict[str, Entry]:
         return {entry.site.address: entry}
     if not jp.has_sites(equation):
         return {}
+    if name not in _OPEN:
+        raise _closed(equation)
     if name == "cond":
         inner = around._replace(masked=True)
         return _merge_branches([_code_table(code, inner) for code in jp.inner_codes(equation)])
     return _merge_sequence([_code_table(code, _inside(equation, around)) for code in jp.inner_codes(equation)])
+
+
+_OPEN = frozenset(
+    {
+        *("lanes", "scan", "while", "cond", "checkpoint", "remat", "remat2", "jit", "pjit", "closed_call", "core_call"),
+        *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+    }
+)
+"""The constructs that may hold sites: an interpreter has a rule for them, or may run their body once as it stands."""
+
+
+def _closed(equation: Any) -> UnsupportedPrimitiveError:
+    site = next(entry.site for code in jp.inner_codes(equation) for entry in _walk(code.jaxpr, _Around()))
+    return UnsupportedPrimitiveError(
+        f"The site {site.address!r} at {site.source} lies inside the JAX construct {equation.primitive.name!r}, which may run "
+        "its body any number of times.\n"
+        "Expected: sites in jit, scan, cond, switch, while_loop, checkpoint, custom derivatives or ppl.vmap. Draw the value "
+        "outside and pass it in."
+    )
 
 
 def _code_table(code: jp.Code, around: _Around) -> dict[str, Entry]:

@@ -8,7 +8,7 @@ from jax import lax
 
 import ppl
 import ppl.distributions as dist
-from ppl.errors import DuplicateAddressError, VmapError
+from ppl.errors import DuplicateAddressError, UnsupportedPrimitiveError, VmapError
 from tests.semantics.coherence import coherent, normal
 
 
@@ -150,6 +150,17 @@ def test_plain_vmap_is_refused_around_factors_and_records(site):
 
     with pytest.raises(VmapError, match="test_constructs.py"):
         _ = wrong(jnp.zeros(2)).sites
+
+
+def test_a_construct_that_may_run_its_body_any_number_of_times_is_refused():
+    """Walking into the body once would give another measure without saying so."""
+
+    @ppl.model
+    def reduced():
+        return lax.reduce(jnp.ones(3), 0.0, lambda a, b: a + _site(b), (0,))
+
+    with pytest.raises(UnsupportedPrimitiveError, match=r"'f' at test_constructs.py:\d+ .*'reduce'[\s\S]*ppl.vmap"):
+        _ = reduced().sites
 
 
 @jax.jit
