@@ -96,10 +96,10 @@ _OPEN = frozenset(
 def _closed(equation: Any) -> UnsupportedPrimitiveError:
     site = next(entry.site for code in jp.inner_codes(equation) for entry in _walk(code.jaxpr, _Around()))
     return UnsupportedPrimitiveError(
-        f"The site {site.address!r} at {site.source} lies inside the JAX construct {equation.primitive.name!r}, which may run "
-        "its body any number of times.\n"
-        "Expected: sites in jit, scan, cond, switch, while_loop, checkpoint, custom derivatives or ppl.vmap. Draw the value "
-        "outside and pass it in."
+        f"The site {site.address!r} at {site.source} lies inside the JAX construct {equation.primitive.name!r}, which "
+        "may run its body any number of times.\n"
+        "Expected: sites in jit, scan, cond, switch, while_loop, checkpoint, custom derivatives or ppl.vmap. Draw the "
+        "value outside and pass it in."
     )
 
 
