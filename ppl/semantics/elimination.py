@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ppl.errors import EnumerationSizeError, UnboundedError
@@ -175,13 +176,14 @@ def _joint_outcomes(equation: Any, arrays: Sequence[Any]) -> list[Any]:
             "what "
             "depends on them, in one ppl.vmap: lanes are summed one by one."
         )
-    digits = jnp.stack(jnp.unravel_index(jnp.arange(size**elements), (size,) * elements), axis=1) if elements else None
+    joint = np.arange(size**elements)
+    digits = joint[:, None] // size ** np.arange(elements)[::-1] % size
     leaves, log_probs = jax.tree.leaves(found.values), found.log_probs.reshape(size, elements)
     columns = jnp.arange(elements)
     scores = jnp.sum(log_probs[digits, columns], axis=1).astype(jnp.result_type(float))
     picked = [
         leaf.reshape(size, elements, *leaf.shape[1 + len(batch) :])[digits, columns]
-        .reshape(-1, *aval.shape)
+        .reshape(len(joint), *aval.shape)
         .astype(aval.dtype)
         for leaf, aval in zip(leaves, avals, strict=True)
     ]

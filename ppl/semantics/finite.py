@@ -5,7 +5,7 @@ arithmetic on arrays: no randomness, no approximation.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -30,6 +30,8 @@ class FiniteMeasure:
         values: The points: a pytree with a leading axis of points.
         choices: Where the measure is that of a program: its choices by address, with the same leading axis.
         masks: For addresses inside branches, whether the choice was made.
+        presence: For values that are choices (see `marginal`): a dict like `values`, or one entry, of masks or None. A
+            part that is absent compares equal to absent parts only, and is shown as "-".
 
     Examples:
         >>> import jax.numpy as jnp
@@ -42,6 +44,7 @@ class FiniteMeasure:
     values: Any
     choices: dict[str, Any] = field(default_factory=dict)
     masks: dict[str, Any] = field(default_factory=dict)
+    presence: Any = None
 
     @property
     def weights(self) -> Any:
@@ -80,13 +83,14 @@ class FiniteMeasure:
         return self._with(log_weights=self.log_weights - mass)
 
     def map(self, f: Callable[[Any], Any]) -> "FiniteMeasure":
-        """The push-forward by `f`; the choices stay."""
-        return self._with(values=jax.vmap(f)(self.values))
+        """The push-forward by `f`; the choices stay (absent parts of the values are zeros to `f`)."""
+        return self._with(values=jax.vmap(f)(self.values), presence=None)
 
     def condition(self, predicate: Callable[[Any], Any] | dict[str, Any]) -> "FiniteMeasure":
         """The restriction to the points that satisfy a predicate of the value, or that have the given choices.
 
-        Not normalised: the mass is that of the event.
+        Not normalised: the mass is that of the event. A choice that a point does not make agrees with every value, so
+        that `program.enumerate().condition(c)` and `program.condition(c).enumerate()` have one mass.
         """
         if callable(predicate):
             keep = jax.vmap(predicate)(self.values)
@@ -94,6 +98,7 @@ class FiniteMeasure:
             keep = jnp.ones(self.log_weights.shape, bool)
             for address, value in predicate.items():
                 equal = self._choice(address) == jnp.asarray(value)
+                equal = equal | ~_spread(self.masks.get(address), equal.shape)
                 keep = keep & equal.reshape(equal.shape[0], -1).all(axis=1)
         return self._with(log_weights=jnp.where(keep, self.log_weights, -jnp.inf))
 
@@ -102,21 +107,26 @@ class FiniteMeasure:
         names = [addresses] if isinstance(addresses, str) else list(addresses)
         kept = {name: self._choice(name) for name in names}
         masks = {name: self.masks[name] for name in names if name in self.masks}
-        return FiniteMeasure(self.log_weights, kept[names[0]] if isinstance(addresses, str) else kept, kept, masks)
+        presence = {name: masks.get(name) for name in names}
+        if isinstance(addresses, str):
+            return FiniteMeasure(self.log_weights, kept[addresses], kept, masks, presence[addresses])
+        return FiniteMeasure(self.log_weights, kept, kept, masks, presence)
 
     def on_choices(self) -> "FiniteMeasure":
         """The measure on choices, masks and value together: what two programs with one meaning agree on."""
-        return self._with(values={"choices": self.choices, "masks": self.masks, "value": self.values})
+        values = {"choices": self.choices, "masks": self.masks, "value": self.values}
+        return self._with(values=values, presence=None)
 
     def merged(self) -> "FiniteMeasure":
         """The same measure with equal values merged, sorted, without points of mass zero; choices are dropped."""
-        keys, rows = _rows(self.values, self.log_weights.shape[0])
+        keys, rows = _rows(self)
         log_weights = np.asarray(self.log_weights, np.float64)
         order, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)[1:]
         masses = np.full(len(order), -np.inf)
         np.logaddexp.at(masses, inverse.reshape(-1), log_weights)
         alive = order[masses > -np.inf]
-        return FiniteMeasure(masses[masses > -np.inf], jax.tree.map(lambda x: np.asarray(x)[alive], rows))
+        values, presence = jax.tree.map(lambda x: np.asarray(x)[alive], (rows, self.presence))
+        return FiniteMeasure(masses[masses > -np.inf], values, presence=presence)
 
     def allclose(self, other: "FiniteMeasure", atol: float = 1e-6) -> bool:
         """Whether no value's mass differs by more than `atol`."""
@@ -161,7 +171,7 @@ class FiniteMeasure:
             return float("nan"), []
         merged = self.merged()
         order = np.argsort(-np.asarray(merged.log_weights), kind="stable")
-        rows = [(float(np.exp(merged.log_weights[i])), _show(merged.values, int(i))) for i in order]
+        rows = [(float(np.exp(merged.log_weights[i])), _show(merged, int(i))) for i in order]
         return float(np.exp(np.logaddexp.reduce(merged.log_weights))) if rows else 0.0, rows
 
     def _choice(self, address: str) -> Any:
@@ -173,35 +183,67 @@ class FiniteMeasure:
         return self.choices[address]
 
     def _with(self, **changes: Any) -> "FiniteMeasure":
-        fields = {"log_weights": self.log_weights, "values": self.values, "choices": self.choices, "masks": self.masks}
-        return FiniteMeasure(**{**fields, **changes})
+        return replace(self, **changes)
 
 
-def _rows(values: Any, count: int) -> tuple[Any, Any]:
-    """One comparable row of numbers a point (floats rounded to about 9 or 5 significant decimals)."""
+_ABSENT = np.finfo(np.float64).min
+"""Stands for an absent choice among the numbers that are compared."""
+
+
+def _rows(measure: FiniteMeasure) -> tuple[Any, Any]:
+    """One comparable row of numbers a point (floats rounded to about 9 or 5 decimals), and the values on the host."""
+    count = measure.log_weights.shape[0]
     columns = [np.zeros((count, 1))]
-    host = jax.tree.map(np.asarray, values)
-    for leaf in jax.tree.leaves(host):
+    host = jax.tree.map(np.asarray, measure.values)
+    for leaf, presence in _parts(host, measure.presence):
         flat = leaf.reshape(count, -1)
         if np.issubdtype(flat.dtype, np.floating):
             flat = np.round(flat.astype(np.float64), 9 if flat.dtype == np.float64 else 5) + 0.0
+        if presence is not None:
+            flat = np.where(np.asarray(_spread(presence, leaf.shape)).reshape(count, -1), flat, _ABSENT)
         columns.append(flat.astype(np.float64))
     return np.concatenate(columns, axis=1), host
 
 
+def _parts(values: Any, presence: Any) -> list[tuple[Any, Any]]:
+    """Each leaf with its mask or None."""
+    if isinstance(presence, dict):
+        return [(values[name], presence[name]) for name in sorted(values)]
+    return [(leaf, presence) for leaf in jax.tree.leaves(values)]
+
+
+def _spread(mask: Any, shape: tuple[int, ...]) -> Any:
+    """A mask over leading axes as one over all of them; None is everywhere true."""
+    if mask is None:
+        return jnp.ones(shape, bool)
+    mask = jnp.asarray(mask)
+    return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(shape) - mask.ndim)), shape)
+
+
 def _masses(measure: FiniteMeasure) -> dict[bytes, float]:
-    keys, _ = _rows(measure.values, measure.log_weights.shape[0])
+    keys, _ = _rows(measure)
     masses: dict[bytes, float] = {}
     for row, weight in zip(keys, np.exp(np.asarray(measure.log_weights, np.float64)), strict=True):
         masses[row.tobytes()] = masses.get(row.tobytes(), 0.0) + float(weight)
     return masses
 
 
-def _show(values: Any, index: int) -> str:
-    point = jax.tree.map(lambda x: np.asarray(x)[index].tolist(), values)
-    if isinstance(point, dict):
-        return "  ".join(f"{k}={v}" for k, v in point.items())
-    return str(point)
+def _show(measure: FiniteMeasure, index: int) -> str:
+    values = jax.tree.map(lambda x: np.asarray(x)[index].tolist(), measure.values)
+    masks = jax.tree.map(lambda x: np.asarray(x)[index], measure.presence)
+    if isinstance(values, dict):
+        masks = masks if isinstance(masks, dict) else {}
+        return "  ".join(f"{name}={_dashed(value, masks.get(name))}" for name, value in values.items())
+    return str(_dashed(values, masks))
+
+
+def _dashed(value: Any, mask: Any) -> Any:
+    """A value as text, with "-" in the place of its absent parts."""
+    if mask is None or np.all(mask):
+        return value
+    if not np.any(mask):
+        return "-"
+    return "[" + ", ".join(str(_dashed(part, made)) for part, made in zip(value, mask, strict=True)) + "]"
 
 
 @law_of_draws.register

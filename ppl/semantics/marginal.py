@@ -1,6 +1,9 @@
 """Marginals: a program seen through some of its choices, the others summed out. Itself a measure.
 
 Program.marginal(addresses, method) : log density(kept) = log of the sum of the joint density over all other choices
+
+It is the log mass of `program.condition(kept)`. So where a kept choice lies in a branch, the runs that do not make it
+count whatever value it is given, as in every joint density here: summed over its values the density exceeds the mass.
 """
 
 from dataclasses import dataclass
@@ -9,13 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from ppl.errors import MeasureError
+from ppl.distributions.finite import Outcomes
+from ppl.errors import AddressError, MeasureError
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
 from ppl.semantics.elimination import log_marginal
 from ppl.semantics.language import factor
 from ppl.semantics.site import Site, Source
-from ppl.semantics.staging import unknown_address
+from ppl.semantics.staging import merge, unknown_address
 
 
 @runtime_checkable
@@ -32,8 +36,9 @@ class SumOut:
     """Exact summation of finite choices along the program's structure."""
 
     def marginalize(self, program: Any, kept: tuple[str, ...]) -> "Marginal":
-        """The exact marginal measure."""
-        return Marginal(program, kept)
+        """The exact marginal measure; of a marginal, that of the program behind it."""
+        inner = _marginal_behind(program)
+        return Marginal(program if inner is None else inner.program, kept)
 
 
 EXACTLY = SumOut()
@@ -73,8 +78,7 @@ class Marginal:
             raise MeasureError(
                 f"A marginal of the program {self.program.name!r} cannot be drawn from: {weighing} weigh its traces.\n"
                 "Expected: a program without observations or factors. Give the marginal's choices as observations, "
-                "or draw "
-                "from the posterior with ppl.infer."
+                "or draw from the posterior with ppl.infer."
             )
         if sample_shape:
             keys = jax.random.split(key, sample_shape)
@@ -88,6 +92,21 @@ class Marginal:
     def log_prob(self, value: dict[str, Any]) -> Any:
         """Log density of the kept choices with all others summed out, in nats; differentiable."""
         return log_marginal(self.program, ch.checked(value, self.program.staged, "score"))
+
+    def outcomes(self) -> Outcomes | None:
+        """All kept choices with their log masses, where the whole program is finite and always makes them."""
+        if any(self.program.sites[address].masked for address in self.kept):
+            return None
+        measure = self.program.enumerate().marginal(list(self.kept))
+        return Outcomes(measure.values, measure.log_weights)
+
+
+def _marginal_behind(program: Any) -> Marginal | None:
+    """The exact marginal that a program is nothing but, if so."""
+    if program.function is not marginal_model:
+        return None
+    measure = merge(program.dynamic, program.arguments)[0][0]
+    return measure if isinstance(measure, Marginal) else None
 
 
 def marginal_model(measure: Any, source: Source, single: str | None) -> Any:
@@ -104,8 +123,14 @@ def checked_addresses(addresses: str | list[str] | tuple[str, ...], staged: Any)
     kept = (addresses,) if isinstance(addresses, str) else tuple(addresses)
     known = ch.latent_infos(staged)
     for address in kept:
-        if address not in known:
+        if address not in staged.infos:
             raise unknown_address(address, staged.infos, "keep")
+        if address not in known:
+            info = staged.infos[address]
+            raise AddressError(
+                f"The marginal was asked to keep {address!r}, which is {info.kind} at {info.source}.\n"
+                f"Expected: latent addresses: {', '.join(map(repr, known)) or 'there are none'}."
+            )
     return kept
 
 
