@@ -17,11 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
-from jax.extend.core.primitives import (
-    random_bits_p,
-    random_fold_in_p,
-    random_split_p,
-)
+from jax.extend.core.primitives import random_bits_p, random_fold_in_p, random_split_p
 from jax.interpreters import ad, batching, mlir
 
 from ppl.errors import OutsideModelError, VmapError
@@ -58,8 +54,9 @@ def _site_avals(*_: Any, signature: Any = None, **__: Any) -> list[Any]:
 
 
 def _outside_model(name: str, *_: Any, site: Any, **__: Any) -> NoReturn:
+    what = "..." if name == "vmap" else f"{site.address!r}, ..."
     raise OutsideModelError(
-        f"ppl.{name}({site.address!r}, ...) at {site.source} was called outside a model.\n"
+        f"ppl.{name}({what}) at {site.source} was called outside a model.\n"
         "Expected: a call inside a function decorated with @ppl.model, run through its Program "
         "(for example `model(...).simulate(key)`)."
     )
@@ -103,11 +100,7 @@ def _lanes_abstract(*_: Any, out_avals: Sequence[Any], size: int, **__: Any) -> 
     return [ShapedArray((size, *aval.shape), aval.dtype) for aval in out_avals]
 
 
-@lanes_p.def_impl
-def _lanes_outside(*_: Any, site: Any, **__: Any) -> NoReturn:
-    _outside_model("vmap", site=site)
-
-
+lanes_p.def_impl(partial(_outside_model, "vmap"))
 batching.fancy_primitive_batchers[lanes_p] = partial(_plain_vmap, lanes_p)
 ad.primitive_jvps[lanes_p] = partial(_no_derivative, "vmap")
 mlir.register_lowering(lanes_p, partial(_outside_model_lowering, "vmap"))
