@@ -3,13 +3,14 @@
 from ppl import distributions, errors, inference, testing
 from ppl.inference import MH, Exact, Importance, Posterior, infer, load
 from ppl.interop import from_numpyro
-from ppl.semantics.blocks import compose, proper, push_evidence, resample, spawn
+from ppl.semantics.blocks import compose, identity, proper, push_evidence, resample, spawn
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.functions import random_function, random_table
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, factor, sample
+from ppl.semantics.model import Model, model
 from ppl.semantics.plates import plate
-from ppl.semantics.program import Model, Program, model
+from ppl.semantics.program import Program
 from ppl.semantics.reparam import noncentered, reparam, transformed
 from ppl.semantics.representations import (
     Particle,
@@ -55,6 +56,7 @@ __all__ = [
     "from_numpyro",
     "hoist",
     "hoist_first",
+    "identity",
     "infer",
     "inference",
     "load",

@@ -21,8 +21,8 @@ from ppl.errors import DegenerateWeightsError, NaNError, SupportError
 from ppl.inference.population import Propose, in_lanes, over_lanes, population
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import NAN_ADVICE
-from ppl.semantics.interpreter import Outcome, Position, SampleSite
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import Outcome, Position, SampleSite
 from ppl.typing import PRNGKey
 
 DRAWS = 16

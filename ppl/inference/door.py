@@ -7,7 +7,8 @@ import jax
 from ppl.inference import data_checks
 from ppl.inference.method import Method, Settings, positive
 from ppl.inference.posterior import Posterior
-from ppl.semantics.program import Program, as_key
+from ppl.semantics.keys import as_key
+from ppl.semantics.program import Program
 
 _CHECKS = 0x64617461
 

@@ -17,10 +17,12 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from ppl.distributions.drawn import law_of_draws
 from ppl.semantics import choices as ch
-from ppl.semantics.interpreter import Choices, Handler, Outcome, Position, Result, SampleSite, run
+from ppl.semantics.interpreter import run
 from ppl.semantics.jaxpr import Lane
+from ppl.semantics.keys import site_key
 from ppl.semantics.program import Program
-from ppl.semantics.scoring import draw, site_key, total_log_prob
+from ppl.semantics.protocol import Choices, Handler, Outcome, Position, Result, SampleSite
+from ppl.semantics.scoring import draw, total_log_prob
 from ppl.semantics.site import Site
 from ppl.typing import PRNGKey
 
@@ -125,7 +127,7 @@ def one_particle(program: Program, key: PRNGKey, given: dict[str, Given]) -> Run
     values = ch.checked({a: g.value for a, g in given.items()}, staged, "propose")
     made = {site: [given[i.address].made for i in staged.table[site].infos] for site in values}
     value, result = in_lanes(program, Propose(key), {s: Given(v, made[s][0]) for s, v in values.items()})
-    recorded = {a: w for a, w in result.writes.items() if staged.table[a].site.kind == "deterministic"}
+    recorded = ch.flatten(result.writes, staged, ("deterministic",))
     latent = ch.flatten(result.writes, staged, ("latent",))
     return Runs(latent, ch.spread(result.masks, staged), value, recorded, *result.total)
 

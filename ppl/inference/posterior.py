@@ -28,7 +28,7 @@ from ppl.inference.summary import Context, Summary, summarize
 from ppl.inference.tables import Note, axes_text, html_table, text_notes, text_table
 from ppl.interop.arviz import to_datatree, weighted_stats
 from ppl.numerics.resampling import systematic
-from ppl.semantics.program import as_key
+from ppl.semantics.keys import as_key
 from ppl.semantics.site import SiteInfo
 
 ByAddress = dict[str, Shaped[Array | np.ndarray, "_chains _draws ..."]]

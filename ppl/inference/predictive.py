@@ -14,8 +14,9 @@ from jaxtyping import Array, Shaped
 
 from ppl.errors import AddressError
 from ppl.semantics.binding import bind_sample
-from ppl.semantics.interpreter import SampleSite
-from ppl.semantics.program import Program, as_key
+from ppl.semantics.keys import as_key
+from ppl.semantics.program import Program
+from ppl.semantics.protocol import SampleSite
 from ppl.semantics.rewrites import Rewrite, placed
 
 ByAddress = Mapping[str, Shaped[Array | np.ndarray, "_chains _draws ..."]]

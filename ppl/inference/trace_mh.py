@@ -34,10 +34,10 @@ from ppl.inference.population import replayed
 from ppl.inference.posterior import Posterior
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
-from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.measures import join
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
 from ppl.semantics.rewrites import placed
 from ppl.semantics.site import Site
 from ppl.typing import PRNGKey

@@ -27,7 +27,7 @@ from ppl.interop.numpyro_loops import Loop, Step
 from ppl.interop.numpyro_sites import NumpyroSite, emit
 from ppl.semantics import scope
 from ppl.semantics.language import deterministic, sample
-from ppl.semantics.program import model as ppl_model
+from ppl.semantics.model import model as ppl_model
 from ppl.semantics.site import PlateFrame, user_source
 
 Message = dict[str, Any]

@@ -14,9 +14,9 @@ from jax import lax
 
 from ppl.errors import NotFiniteError
 from ppl.semantics import jaxpr as jp
-from ppl.semantics.interpreter import Choices
 from ppl.semantics.liveness import scan_carry
 from ppl.semantics.named import EMPTY, Dims, Named, aligned, product, sum_out, union
+from ppl.semantics.protocol import Choices
 from ppl.semantics.table import addresses_in
 
 _MOST_PEELED = 6

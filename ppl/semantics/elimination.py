@@ -24,9 +24,10 @@ from ppl.errors import EnumerationSizeError, UnboundedError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.chain import Chain, refuse_escape
 from ppl.semantics.enumeration import finite_outcomes
-from ppl.semantics.interpreter import Choices, sample_site
+from ppl.semantics.interpreter import sample_site
 from ppl.semantics.liveness import needed_variables
 from ppl.semantics.named import EMPTY, Named, lift, product, sum_out, union
+from ppl.semantics.protocol import Choices
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.table import addresses_in
 
@@ -239,7 +240,12 @@ def _lanes(elimination: Elimination, equation: Any, operands: list[Named], given
     outs, factors = jax.vmap(lane, in_axes=(axes, 0), axis_size=params["size"])(arrays, reads)
     out_dims, factor_dims = shapes[-1]
     moved = [Named(jnp.moveaxis(out, 0, len(dims)), dims) for out, dims in zip(outs, out_dims, strict=True)]
-    return moved, [Named(jnp.sum(f, axis=0), dims) for f, dims in zip(factors, factor_dims, strict=True)]
+    return moved, [Named(_over_lanes(f), dims) for f, dims in zip(factors, factor_dims, strict=True)]
+
+
+def _over_lanes(factor: Any) -> Any:
+    """The product of a factor over lanes (log domain)."""
+    return jnp.sum(factor, axis=0)
 
 
 def _cond(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:

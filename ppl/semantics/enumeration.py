@@ -17,7 +17,8 @@ from ppl.errors import EnumerationSizeError, NotFiniteError
 from ppl.semantics import choices as ch
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density
-from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite, run
+from ppl.semantics.interpreter import run
+from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.table import CodeKey
 

@@ -16,7 +16,7 @@ from jax.scipy.special import logsumexp
 
 from ppl.distributions.drawn import law_of_draws
 from ppl.distributions.finite import Outcomes
-from ppl.errors import AddressError, DegenerateWeightsError
+from ppl.errors import AddressError, DegenerateWeightsError, ShapeError
 from ppl.semantics.show import finite_html, finite_text
 
 
@@ -97,9 +97,10 @@ class FiniteMeasure:
         else:
             keep = jnp.ones(self.log_weights.shape, bool)
             for address, value in predicate.items():
-                equal = self._choice(address) == jnp.asarray(value)
-                equal = equal | ~_spread(self.masks.get(address), equal.shape)
-                keep = keep & equal.reshape(equal.shape[0], -1).all(axis=1)
+                points = self._choice(address)
+                made = _spread(self.masks.get(address), points.shape)
+                equal = points == _like_one(points, value, address)
+                keep = keep & (equal | ~made).reshape(points.shape[0], -1).all(axis=1)
         return self._with(log_weights=jnp.where(keep, self.log_weights, -jnp.inf))
 
     def marginal(self, addresses: str | list[str]) -> "FiniteMeasure":
@@ -210,6 +211,17 @@ def _parts(values: Any, presence: Any) -> list[tuple[Any, Any]]:
     if isinstance(presence, dict):
         return [(values[name], presence[name]) for name in sorted(values)]
     return [(leaf, presence) for leaf in jax.tree.leaves(values)]
+
+
+def _like_one(points: Any, value: Any, address: str) -> Any:
+    """A value of one point's shape, with an axis for the points."""
+    value = jnp.asarray(value)
+    if value.shape != points.shape[1:]:
+        raise ShapeError(
+            f"A finite measure was conditioned on {address!r} with an array of shape {value.shape}.\n"
+            f"Expected: shape {points.shape[1:]}, that of one choice."
+        )
+    return value[None]
 
 
 def _spread(mask: Any, shape: tuple[int, ...]) -> Any:

@@ -22,9 +22,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Key, UInt32
 
 from ppl.distributions.seed import Seed
+from ppl.semantics.keys import address_hash
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
-from ppl.semantics.scoring import address_hash
 
 _GENERATOR = "threefry2x32"
 

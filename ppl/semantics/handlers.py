@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from ppl.distributions.density import log_prob
-from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite
-from ppl.semantics.scoring import drawn, site_key, total_log_prob
+from ppl.semantics.keys import site_key
+from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
+from ppl.semantics.scoring import drawn, total_log_prob
 from ppl.semantics.site import Site
 
 

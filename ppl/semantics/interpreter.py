@@ -10,7 +10,7 @@ address of any branch, and `masks` tells which were really made. The totals of s
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,88 +20,8 @@ from ppl.errors import BranchError, UnboundedError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.lanes import vmap as ppl_vmap
 from ppl.semantics.markov import shifted, steps_are_independent
-from ppl.semantics.site import Signature, Site
+from ppl.semantics.protocol import TOP, Choices, Handler, Outcome, Position, Result, SampleSite, add
 from ppl.semantics.table import addresses_in
-
-Choices = dict[str, Any]
-
-
-class Position(NamedTuple):
-    """Where in the control flow a site is met: loop indices from the outside in, lanes around, an unbounded loop."""
-
-    loop: tuple[Any, ...] = ()
-    lanes: int = 0
-    unbounded: bool = False
-
-
-TOP = Position()
-"""Outside all loops and lanes."""
-
-
-class Outcome(NamedTuple):
-    """What a handler makes of a site: its value, its additive contribution, and what it writes (None: nothing)."""
-
-    value: Any
-    increment: Any
-    write: Any = None
-
-
-class Result(NamedTuple):
-    """What a run gives: outputs, the total of the contributions, and the writes and masks by address."""
-
-    outs: list[Any]
-    total: Any
-    writes: Choices
-    masks: Choices
-
-
-class SampleSite(NamedTuple):
-    """A `sample` equation as a handler sees it."""
-
-    site: Site
-    measure: Any
-    observed: Any
-    signature: Signature
-
-    @property
-    def address(self) -> str:
-        """The site's address."""
-        return self.site.address
-
-
-class Handler:
-    """The meaning of sites. Subclasses are final; a method left out keeps the neutral meaning.
-
-    `emits` says that the handler binds sites of its own (a rewriting); then lanes stay `lanes`. `scores_given` says
-    that every choice has a value to read and that the handler only scores; then loops whose states those values
-    settle are scored side by side.
-    """
-
-    emits = False
-    scores_given = False
-
-    def zero(self) -> Any:
-        """The neutral total."""
-        return ()
-
-    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
-        """Give a `sample` site its value."""
-        raise NotImplementedError
-
-    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
-        """Take a log weight."""
-        del site, log_weight, where
-        return Outcome(None, self.zero())
-
-    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
-        """Take a recorded value."""
-        del site, value, where
-        return Outcome(None, self.zero())
-
-
-def add(left: Any, right: Any) -> Any:
-    """Add two totals."""
-    return jax.tree.map(jnp.add, left, right)
 
 
 def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, where: Position = TOP) -> Result:

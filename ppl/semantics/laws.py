@@ -18,7 +18,8 @@ from jax import lax
 from ppl.errors import PplError
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.language import factor, sample
-from ppl.semantics.program import Program, model
+from ppl.semantics.model import model
+from ppl.semantics.program import Program
 from ppl.semantics.representations import meaning, population
 
 

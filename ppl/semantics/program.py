@@ -1,16 +1,15 @@
 """Programs: a model with its arguments bound. A `Program` denotes a measure over its choices and its return value.
 
-`@ppl.model` makes a maker of programs; a `Program` is a pytree whose leaves are the array arguments, so it passes
+A `Program` is a pytree whose leaves are the array arguments, so it passes
 through `jit` and `vmap`. Its methods run the one interpreter with different handlers, compiled once a structure.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial, update_wrapper
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ppl.errors import AddressError, ShapeError
 from ppl.semantics import choices as ch
@@ -18,52 +17,15 @@ from ppl.semantics import scope
 from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
-from ppl.semantics.interpreter import Choices, Handler, Result, run
+from ppl.semantics.interpreter import run
+from ppl.semantics.keys import as_key
 from ppl.semantics.marginal import EXACTLY, MarginalMethod, checked_addresses, marginal_model
+from ppl.semantics.protocol import Choices, Handler, Result
 from ppl.semantics.rewrites import Condition, Intervene, Rewrite
 from ppl.semantics.show import program_html, program_text
 from ppl.semantics.site import SiteInfo, Source, user_source
 from ppl.semantics.staging import Arguments, StagedProgram, partition, staged_program, unknown_address
 from ppl.semantics.trace import DensityTerms, Trace
-
-
-class Model:
-    """A maker of programs: calling it binds the arguments of the function that it decorates."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        update_wrapper(self, function)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Program":
-        """Bind arguments: array leaves dynamically, all other leaves statically."""
-        return Program.of(self.function, args, kwargs)
-
-    def __repr__(self) -> str:
-        """`<model eight_schools>`."""
-        return f"<model {self.function.__name__}>"
-
-
-def model(function: Callable[..., Any]) -> Model:
-    """Turn a function that calls `ppl.sample` into a maker of programs.
-
-    Args:
-        function: The model. It is read once per structure and shapes of its arguments, with traced values; use JAX's
-            control flow on random values.
-
-    Returns:
-        A callable; `model(...)` is a `Program`.
-
-    Examples:
-        >>> import jax, ppl, ppl.distributions as dist
-        >>> @ppl.model
-        ... def line(x):
-        ...     slope = ppl.sample("slope", dist.Normal(0.0, 1.0))
-        ...     return ppl.sample("y", dist.Normal(slope * x, 0.5))
-        >>> program = line(jax.numpy.arange(3.0))
-        >>> list(program.sites)
-        ['slope', 'y']
-    """
-    return Model(function)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -336,15 +298,6 @@ class _Mapped(_Named):
 
     def __call__(self, program: Program) -> Any:
         return self.make(program.rewrite(Rewrite()))
-
-
-def as_key(key: Any) -> Any:
-    """A typed JAX key from an int seed, a raw key or a typed key."""
-    if isinstance(key, int):
-        return jax.random.key(key)
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    return jax.random.wrap_key_data(key) if key.ndim else jax.random.key(key)
 
 
 @jax.jit

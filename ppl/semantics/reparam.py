@@ -20,9 +20,9 @@ import numpyro.distributions as dist
 from ppl.distributions.scaled import Scaled
 from ppl.errors import AddressError, ReparameterizationError
 from ppl.semantics.binding import bind_sample
-from ppl.semantics.interpreter import SampleSite
 from ppl.semantics.measures import join
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again, placed, record_choice
 
 BASE = "base"

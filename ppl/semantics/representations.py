@@ -21,10 +21,10 @@ from ppl.distributions.drawn import law_of_draws
 from ppl.errors import MeasureError
 from ppl.semantics.enumeration import DEFAULT_LIMIT, support_rows
 from ppl.semantics.finite import FiniteMeasure
-from ppl.semantics.interpreter import Outcome, Position, SampleSite
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import Outcome, Position, SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again
 from ppl.semantics.scoring import log_ratio, total_log_prob
 from ppl.semantics.site import Site

@@ -10,9 +10,9 @@ import jax
 
 from ppl.semantics import scope
 from ppl.semantics.binding import bind_sample
-from ppl.semantics.interpreter import Handler, Outcome, Position, SampleSite
 from ppl.semantics.jaxpr import deterministic_p, factor_p
 from ppl.semantics.measures import join
+from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
 from ppl.semantics.site import Site
 
 

@@ -1,9 +1,7 @@
-"""Scoring and drawing one site: total log densities, draws that differ by lane, keys by address."""
+"""Scoring and drawing one site: total log densities, draws that differ by lane."""
 
-import hashlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from ppl.distributions.density import log_prob
@@ -39,16 +37,3 @@ def drawn(measure: Any, key: Any, lanes: int) -> tuple[Any, Any]:
 def log_ratio(measure: Any, law: Any, value: Any) -> Any:
     """Log of the density of a measure with respect to the law that a value was drawn from, in nats."""
     return total_log_prob(measure, value) - total_log_prob(law, value)
-
-
-def site_key(key: Any, address: str, loop: tuple[Any, ...]) -> Any:
-    """The key of a choice: from the run's key, its address and its loop indices, never from the order of evaluation."""
-    derived = jax.random.fold_in(key, address_hash(address))
-    for index in loop:
-        derived = jax.random.fold_in(derived, index)
-    return derived
-
-
-def address_hash(address: str) -> int:
-    """A stable 32-bit hash of an address."""
-    return int.from_bytes(hashlib.blake2b(address.encode(), digest_size=4).digest(), "little")

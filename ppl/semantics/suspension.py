@@ -16,10 +16,11 @@ from ppl.semantics import jaxpr as jp
 from ppl.semantics.blocks import Transformer, compose, resample, spawn
 from ppl.semantics.enumeration import DEFAULT_LIMIT
 from ppl.semantics.finite import FiniteMeasure
-from ppl.semantics.interpreter import Position, run, run_equations
+from ppl.semantics.interpreter import run, run_equations
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import Position
 from ppl.semantics.representations import Particle, Population, WeighSites, Weighted, meaning
 from ppl.semantics.table import CodeKey, site_table
 

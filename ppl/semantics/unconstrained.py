@@ -26,8 +26,8 @@ from ppl.distributions.finite import Finite
 from ppl.errors import MeasureError, SupportError
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
-from ppl.semantics.interpreter import Choices, Handler, Outcome, Position, SampleSite
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again, placed
 
 
