@@ -17,7 +17,7 @@ def as_key(key: Any) -> Any:
     if isinstance(key, int | np.integer):
         return jax.random.key(int(key))
     if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"The key is a {type(key).__name__}.\nExpected: an int seed or a JAX key, as jax.random.key makes.")
+        raise TypeError(f"The key is a {type(key).__name__}.\nExpected: an int seed, or a JAX key from jax.random.key.")
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     return jax.random.wrap_key_data(key) if key.ndim else jax.random.key(key)
