@@ -18,6 +18,7 @@ from ppl.inference.posterior import EXACT, Evidence, Posterior
 from ppl.semantics.enumeration import DEFAULT_LIMIT
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.marginal import SumOut
+from ppl.semantics.normalization import Normalized
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
@@ -58,6 +59,10 @@ class Exact:
     def marginalize(self, program: Program, kept: tuple[str, ...]) -> Any:
         """The exact marginal measure on some addresses (`Program.marginal`)."""
         return SumOut().marginalize(program, kept)
+
+    def normalized(self, program: Program) -> Normalized:
+        """The exact law of the choices given the observations (`Program.normalize`)."""
+        return Normalized(program, self.limit)
 
 
 def distinct_points(measure: FiniteMeasure) -> FiniteMeasure:

@@ -18,6 +18,7 @@ from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
 from ppl.semantics.elimination import log_marginal
 from ppl.semantics.language import factor
+from ppl.semantics.normalization import Normalized
 from ppl.semantics.site import Site, Source
 from ppl.semantics.staging import merge, unknown_address
 
@@ -31,6 +32,15 @@ class MarginalMethod(Protocol):
         ...
 
 
+@runtime_checkable
+class NormalizeMethod(Protocol):
+    """A way to divide a program by its mass."""
+
+    def normalized(self, program: Any) -> Any:
+        """A measure over a dict of all choices."""
+        ...
+
+
 @dataclass(frozen=True)
 class SumOut:
     """Exact summation of finite choices along the program's structure."""
@@ -39,6 +49,10 @@ class SumOut:
         """The exact marginal measure; of a marginal, that of the program behind it."""
         inner = _marginal_behind(program)
         return Marginal(program if inner is None else inner.program, kept)
+
+    def normalized(self, program: Any) -> Normalized:
+        """The exact law of the choices given the observations."""
+        return Normalized(program)
 
 
 EXACTLY = SumOut()

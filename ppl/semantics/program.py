@@ -19,7 +19,8 @@ from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
 from ppl.semantics.interpreter import run
 from ppl.semantics.keys import as_key
-from ppl.semantics.marginal import EXACTLY, MarginalMethod, checked_addresses, marginal_model
+from ppl.semantics.marginal import EXACTLY, MarginalMethod, NormalizeMethod, checked_addresses, marginal_model
+from ppl.semantics.normalization import normalized_model
 from ppl.semantics.protocol import Choices, Handler, Result
 from ppl.semantics.rewrites import Condition, Intervene, Rewrite
 from ppl.semantics.show import program_html, program_text
@@ -204,6 +205,17 @@ class Program:
         kept = checked_addresses(addresses, self.staged)
         single = addresses if isinstance(addresses, str) else None
         return Program.of(marginal_model, (method.marginalize(self, kept), user_source(), single))
+
+    def normalize(self, method: NormalizeMethod = EXACTLY) -> "Program":
+        """The program divided by its mass: the law of its choices given its observations and factors.
+
+        Args:
+            method: How; `ppl.Exact()` enumerates to draw and sums along the program's structure to score.
+
+        Returns:
+            A `Program` over the same addresses with the same return value, of mass one; every draw has weight one.
+        """
+        return Program.of(normalized_model, (method.normalized(self), user_source()))
 
     def enumerate(self, limit: int = DEFAULT_LIMIT) -> FiniteMeasure:
         """The exact measure of the program, where every choice is finite.
