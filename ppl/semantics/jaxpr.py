@@ -10,7 +10,7 @@ It supports jax 0.10 to 0.12. Nothing else in the package imports `jax.extend` o
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -181,9 +181,6 @@ def inner_codes(equation: Any) -> list[Code]:
     return [code_of(item) for group in groups for item in group if isinstance(item, Jaxpr | ClosedJaxpr)]
 
 
-_has_sites_cache: dict[int, tuple[Any, bool]] = {}
-
-
 def has_sites(equation: Any) -> bool:
     """Whether an equation is a site or holds one in a body."""
     if equation.primitive in SITES or equation.primitive is lanes_p:
@@ -191,16 +188,10 @@ def has_sites(equation: Any) -> bool:
     return any(contains_sites(code.jaxpr) for code in inner_codes(equation))
 
 
+@lru_cache(maxsize=4096)
 def contains_sites(jaxpr: Any) -> bool:
     """Whether a jaxpr holds a site at any depth."""
-    known = _has_sites_cache.get(id(jaxpr))
-    if known is not None and known[0] is jaxpr:
-        return known[1]
-    answer = any(has_sites(equation) for equation in jaxpr.eqns)
-    if len(_has_sites_cache) > 4096:
-        _has_sites_cache.clear()
-    _has_sites_cache[id(jaxpr)] = (jaxpr, answer)
-    return answer
+    return any(has_sites(equation) for equation in jaxpr.eqns)
 
 
 class Loop(NamedTuple):

@@ -4,14 +4,13 @@ Here two sites with one address are found, and branches that use one address wit
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ppl.errors import BranchError, DuplicateAddressError, UnsupportedPrimitiveError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.measures import addresses
 from ppl.semantics.site import Signature, Site, SiteInfo, Source
-
-_address_cache: dict[int, tuple[Any, frozenset[str]]] = {}
 
 
 class CodeKey:
@@ -45,16 +44,10 @@ class Entry(NamedTuple):
     signature: Signature
 
 
+@lru_cache(maxsize=4096)
 def addresses_in(jaxpr: Any) -> frozenset[str]:
     """The site addresses of a jaxpr at any depth (a site with a dict value counts once, under its own address)."""
-    known = _address_cache.get(id(jaxpr))
-    if known is not None and known[0] is jaxpr:
-        return known[1]
-    found = frozenset(entry.site.address for entry in _walk(jaxpr, _Around()))
-    if len(_address_cache) > 4096:
-        _address_cache.clear()
-    _address_cache[id(jaxpr)] = (jaxpr, found)
-    return found
+    return frozenset(entry.site.address for entry in _walk(jaxpr, _Around()))
 
 
 def site_table(jaxpr: Any) -> dict[str, Entry]:
