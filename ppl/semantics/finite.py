@@ -54,7 +54,7 @@ class FiniteMeasure:
     @property
     def log_mass(self) -> Any:
         """Log of the total mass (for a conditioned program: the log evidence), in nats."""
-        return logsumexp(self.log_weights)
+        return logsumexp(self.log_weights) if self.log_weights.shape[0] else jnp.asarray(-jnp.inf)
 
     @property
     def mass(self) -> Any:
@@ -62,11 +62,18 @@ class FiniteMeasure:
         return jnp.exp(self.log_mass)
 
     def expectation(self, f: Callable[[Any], Any]) -> Any:
-        """The integral of `f(value)` against the measure (a mean only when the mass is one)."""
-        results = jax.vmap(f)(self.values)
-        return jax.tree.map(
-            lambda r: jnp.tensordot(self.weights, jnp.asarray(r, self.log_weights.dtype), axes=1), results
-        )
+        """The integral of `f(value)` against the measure (a mean only when the mass is one).
+
+        Points of mass zero do not count, whatever `f` makes of them.
+        """
+        weights = self.weights
+
+        def integral(result: Any) -> Any:
+            result = jnp.asarray(result, weights.dtype)
+            counted = jnp.reshape(weights > 0, (-1, *(1,) * (result.ndim - 1)))
+            return jnp.tensordot(weights, jnp.where(counted, result, 0.0), axes=1)
+
+        return jax.tree.map(integral, jax.vmap(f)(self.values))
 
     def normalize(self) -> "FiniteMeasure":
         """The measure divided by its mass.
