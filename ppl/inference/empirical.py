@@ -41,9 +41,10 @@ class EmpiricalMeasure:
         return {address: x[ancestors] for address, x in self.draws.items()}
 
     def log_prob(self, value: Mapping[str, Any]) -> Float[Array, ""]:
-        """Log of the weight (nats) of all draws equal to `value`; minus infinity where none is."""
+        """Log of the weight (nats) of all draws equal to `value` (NaN is itself); minus infinity where none is."""
         same = jnp.ones(self.log_weights.shape, bool)
         for address, x in self.draws.items():
-            equal = x == jnp.asarray(value[address])[None]
+            given = jnp.asarray(value[address])[None]
+            equal = (x == given) | ((x != x) & (given != given))
             same &= jnp.all(equal.reshape(equal.shape[0], -1), axis=1)
         return log_sum_exp(jnp.where(same, self.log_weights, -jnp.inf))

@@ -154,15 +154,18 @@ def population(program: Program, key: PRNGKey, particles: int, *, scored: bool =
     return runs if scored else runs._replace(log_proposal=None)
 
 
-def replayed(program: Program, choices: dict[str, Any]) -> Runs:
-    """The runs that make given choices, with a leading axis of runs; nothing is random, all is weight."""
-    return _replayed(program, choices)
+def replayed(program: Program, choices: dict[str, Any], size: int | None = None) -> Runs:
+    """The runs that make given choices, with a leading axis of `size` runs; nothing is random, all is weight.
+
+    Without `size` it is that of the choices, and 1 where there are none.
+    """
+    found = next((len(x) for x in jax.tree.leaves(choices)), 1)
+    return _replayed(program, choices, found if size is None else size)
 
 
-@jax.jit
-def _replayed(program: Program, choices: dict[str, Any]) -> Runs:
+@partial(jax.jit, static_argnums=2)
+def _replayed(program: Program, choices: dict[str, Any], size: int) -> Runs:
     key = jax.random.key(0)
-    size = next((len(x) for x in jax.tree.leaves(choices)), 1)
 
     def one(given: dict[str, Any]) -> Runs:
         return one_particle(program, key, {a: Given(x, None) for a, x in given.items()})

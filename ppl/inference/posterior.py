@@ -22,7 +22,7 @@ from ppl.inference.axes import check_axes, flat, named_arrays
 from ppl.inference.empirical import EmpiricalMeasure
 from ppl.inference.moments import normalized_weights, tail_shape
 from ppl.inference.notes import evidence_note, weight_notes
-from ppl.inference.predictive import checked_groups, model_groups, predict
+from ppl.inference.predictive import blanked, checked_groups, model_groups, predict
 from ppl.inference.storage import flatten_tree, read, site_of, site_record, unflatten_tree, write
 from ppl.inference.summary import Context, Summary, summarize
 from ppl.inference.tables import Note, axes_text, html_table, text_notes, text_table
@@ -137,35 +137,43 @@ class Posterior:
             sample_shape: shape of a batch of independent draws.
 
         Returns:
-            Choices by address, each of shape `sample_shape` + the site's shape.
+            Choices by address, each of shape `sample_shape` + the site's shape; NaN where a float was not made.
         """
         return self.as_measure().sample(as_key(key), sample_shape)
 
     def as_measure(self) -> EmpiricalMeasure:
-        """The posterior as a measure that a program can sample: `ppl.sample("old", posterior.as_measure())`."""
+        """The posterior as a measure that a program can sample: `ppl.sample("old", posterior.as_measure())`.
+
+        Choices that a draw did not make (see `masks`) are NaN where floats; other dtypes keep a placeholder.
+        """
         log_weights = np.zeros(self.shape) if self.log_weights is None else self.log_weights
         with np.errstate(divide="ignore"):
             normalized = jnp.asarray(np.log(normalized_weights(log_weights)))
-        return EmpiricalMeasure({name: flat(x) for name, x in self.draws.items()}, normalized)
+        return EmpiricalMeasure({a: flat(blanked(x, self.masks.get(a))) for a, x in self.draws.items()}, normalized)
 
-    def predict(self, program: Any, *, key: Any) -> dict[str, Shaped[Array, "_chains _draws ..."]]:
+    def predict(
+        self, program: Any, *, key: Any, redraw: Sequence[str] = ()
+    ) -> dict[str, Shaped[Array, "_chains _draws ..."]]:
         """Draw what the posterior does not hold from `program`, once for each draw.
 
-        A choice of `program` with an address of the posterior is fixed to the draw's value; observations of
-        `program` stay as they are; all else is drawn. Addresses that `program` lacks are left unused.
+        A choice of `program` with an address of the posterior is fixed to the draw's value if that draw made it
+        (`masks`); observations of `program` stay; all else is drawn. Addresses that `program` lacks are unused.
 
         Args:
             program: usually the same model without its data, or with new arguments.
             key: an int or a JAX key.
+            redraw: choices to draw anew from `program`, such as those of groups that the data did not have.
 
         Returns:
             By address, the choices drawn and the deterministic values, with axes (chain, draw); NaN where a choice
             inside a branch was not made and is a float. They carry the posterior's weights, if it has any.
 
         Raises:
-            AddressError: no address of the posterior is a choice of `program`, or nothing is left to draw.
+            AddressError: no address of the posterior, or one of `redraw` not, is a choice of `program`, or nothing
+                is left to draw.
+            ShapeError: a choice has another shape in `program`, as where a plate has another size.
         """
-        return predict(program, self.draws, key)
+        return predict(program, self.draws, key, masks=self.masks, redraw=redraw)
 
     def to_arviz(
         self,
@@ -200,7 +208,7 @@ class Posterior:
             equal, extra = self._take(ancestors), weighted_stats(ancestors, self.log_weights)
         tables = {"posterior": {**equal.draws, **equal.deterministic}, "sample_stats": dict(equal.stats)}
         if self.program is not None:
-            tables |= model_groups(self.program, equal.draws, names, key)
+            tables |= model_groups(self.program, equal.draws, equal.masks, equal.shape, groups=names, key=key)
         return to_datatree(
             {name: tables[name] for name in names if name in tables},
             masks=equal.masks,

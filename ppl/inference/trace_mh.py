@@ -315,7 +315,7 @@ def _posterior(program: Program, visited: Chains) -> Posterior:
     def unflat(x: Any) -> Any:
         return x.reshape(*shape, *x.shape[1:])
 
-    runs = replayed(program, {a: flat(x) for a, x in visited.states.choices.items()})
+    runs = replayed(program, {a: flat(x) for a, x in visited.states.choices.items()}, shape[0] * shape[1])
     return Posterior(
         draws=visited.states.choices,
         masks=visited.states.masks,

@@ -276,6 +276,71 @@ def test_predicted_choices_that_were_not_made_are_nan():
     assert jnp.isnan(posterior.predict(branch(), key=0)["a"]).tolist() == [[True, False, False]]
 
 
+@ppl.model
+def two_sided(flags, y=None):
+    def one(flag):
+        draws = [lambda: ppl.sample("x", dist.Normal(100.0, 1.0)), lambda: ppl.sample("z", dist.Normal(-90.0, 1.0))]
+        return jax.lax.cond(flag, *draws)
+
+    x = ppl.vmap(one)(flags)
+    ppl.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def test_prediction_draws_anew_what_a_draw_had_not_made():
+    # Law: p(y | flags) needs x in the second lane, which no draw made; the first lane's x and z are kept.
+    old = jnp.array([True, False, False])
+    made = jnp.broadcast_to(old, (1, 200, 3))
+    x = jnp.where(made, jnp.linspace(40.0, 60.0, 200)[None, :, None], 0.0)
+    z = jnp.where(made, 0.0, -70.0)
+    posterior = Posterior({"x": x, "z": z}, masks={"x": made, "z": ~made})
+    drawn = posterior.predict(two_sided(jnp.array([True, True, False])), key=1)
+    assert set(drawn) == {"x", "y"}
+    assert (drawn["x"][..., 0] == x[..., 0]).all()
+    assert jnp.isnan(drawn["x"][..., 2]).all()
+    expected, spread = jnp.array([x[..., 0].mean(), 100.0, -70.0]), jnp.array([1.0, 2.0**0.5, 1.0])
+    # Standard error spread / sqrt(200): five of them, a false alarm in 1.7e6 for each lane.
+    residual = (drawn["y"][0] - jnp.stack([x[0, :, 0], drawn["x"][0, :, 1], z[0, :, 2]], 1)).mean(0)
+    assert (jnp.abs(residual) < 5 / 200**0.5).all()
+    assert (jnp.abs(drawn["y"][0].mean(0) - expected) < 5 * spread / 200**0.5 + 1e-3).all()
+    assert set(posterior.predict(two_sided(old), key=1)) == {"y"}
+
+
+def test_samples_say_which_floats_were_not_made():
+    made = jnp.array([[True, False]])
+    draws = {"x": jnp.array([[3.0, 0.0]]), "k": jnp.array([[7, 0]])}
+    posterior = Posterior(draws, masks={"x": made, "k": made}, log_weights=jnp.log(jnp.array([[0.25, 0.75]])))
+    drawn = posterior.sample(0, (50,))
+    assert (jnp.isnan(drawn["x"]) == (drawn["k"] == 0)).all()
+    assert set(np.asarray(drawn["k"]).tolist()) == {0, 7}
+    value = {"x": jnp.nan, "k": 0}
+    assert float(posterior.as_measure().log_prob(value)) == pytest.approx(math.log(0.75), rel=1e-5)
+
+
+@ppl.model
+def schools(size, y=None):
+    mu = ppl.sample("mu", dist.Normal(0.0, 5.0))
+    with ppl.plate("school", size):
+        theta = ppl.sample("theta", dist.Normal(mu, 0.5))
+        ppl.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
+def test_new_groups_are_predicted_by_drawing_their_effects_anew():
+    mu = jnp.linspace(-400.0, 900.0, 150)[None]
+    posterior = Posterior({"mu": mu, "theta": jnp.zeros((1, 150, 3))}, program=schools(3, DATA))
+    message = r"'theta' have shape \(3,\).*\(5,\) there.\nThe plate 'school' has 3 .* and 5 in .*\n.*redraw=\['theta'\]"
+    with pytest.raises(ShapeError, match=message):
+        posterior.predict(schools(5), key=0)
+    drawn = posterior.predict(schools(5), key=0, redraw=["theta"])
+    assert set(drawn) == {"theta", "y"}
+    z = (np.asarray(drawn["theta"]) - np.asarray(mu)[..., None]) / 0.5
+    # 750 standard normals: mean within 5 / sqrt(750), variance within 5 sqrt(2 / 750) (1e-6 each).
+    assert z.shape == (1, 150, 5)
+    assert abs(z.mean()) < 0.183
+    assert abs(z.var() - 1) < 0.259
+    with pytest.raises(AddressError, match=r"redraw names 'tau'.\n.*'mu', 'theta', 'y'"):
+        posterior.predict(schools(5), key=0, redraw=["tau"])
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,26 @@ def test_a_loaded_posterior_keeps_its_dims(tmp_path):
     assert tree["posterior"]["theta"].dims == ("chain", "draw", "school")
 
 
+@ppl.model
+def line(y):
+    x = ppl.sample("x", dist.Normal(0.0, 1.0))
+    ppl.deterministic("twice", 2 * x)
+    ppl.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("method", [ppl.Importance(6), ppl.MH()])
+def test_a_program_without_choices_left_has_its_groups(method):
+    settings = {"warmup": 1, "draws": 6} if isinstance(method, ppl.MH) else {}
+    posterior = ppl.infer(line(2.0).condition({"x": 1.5}), method, key=0, **settings)
+    count = posterior.shape[0] * posterior.shape[1]
+    tree = posterior.to_arviz()
+    assert tree["posterior"]["twice"].values.ravel().tolist() == [3.0] * count
+    expected = -0.125 - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values.ravel(), [expected] * count, rtol=1e-5)
+    assert tree["observed_data"]["x"].item() == 1.5
+    assert np.unique(tree["posterior_predictive"]["y"].values).size == count
+
+
 def test_choices_not_made_are_nan_with_their_mask():
     made = jnp.array([[True, False, True]])
     tree = Posterior({"x": jnp.ones((1, 3, 2)), "k": jnp.ones((1, 3), int)}, masks={"x": made, "k": made}).to_arviz()
