@@ -4,6 +4,7 @@ Law: every number of the groups given is in the tree, with the axes (chain, draw
 axes that plates made. It computes no group and knows no posterior: see `Posterior.to_arviz`.
 """
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -39,10 +40,11 @@ def to_datatree(
 
     Returns:
         An `xarray.DataTree` in ArviZ's layout. `/` in addresses becomes `.`, since a tree reads it as a path;
-        an axis named like a variable, or `chain` or `draw`, has `_dim` appended.
+        an address `chain` or `draw` has `_` appended, an axis named so or like a variable `_dim`; where axes of
+        one name `n` have several sizes, those unlike the first have it appended, as in `n_5`.
 
     Raises:
-        ValueError: labels do not fit the axis that they are for.
+        ValueError: labels do not fit the axis that they are for, or there is no axis of that name.
     """
     import xarray as xr  # on first use: see the docstring of ppl.diagnostics
 
@@ -55,12 +57,14 @@ def to_datatree(
     addresses = sorted({address for arrays in tables.values() for address in arrays})
     names = variable_names(addresses)
     taken = {*names.values(), *RESERVED}
-    labels = {_free(name, taken): list(values) for name, values in (coords or {}).items()}
+    renamed = {name: _free(name, taken) for name in coords or {}}
+    labels = {renamed[name]: list(values) for name, values in (coords or {}).items()}
     own = {names[a]: [d and _free(d, taken) for d in axes] for a, axes in (dims or {}).items() if a in names}
-    tree = {}
-    for group, arrays in tables.items():
-        variables = {names[address]: _plain(x) for address, x in arrays.items()}
-        tree[group] = _dataset(group, variables, own, labels)
+    plain = {group: {names[a]: _plain(x) for a, x in arrays.items()} for group, arrays in tables.items()}
+    axes = _axis_names(plain, own, taken)
+    made = {axis for variables in axes.values() for fitted in variables.values() for axis in fitted}
+    _check_labels(renamed, made | {_free(d, taken) for plates in (dims or {}).values() for d in plates if d})
+    tree = {group: _dataset(group, variables, axes[group], labels) for group, variables in plain.items()}
     tree = {group: data for group, data in tree.items() if len(data.variables)}
     if particle_stats:
         stats = tree.get("sample_stats", xr.Dataset())
@@ -89,28 +93,63 @@ def weighted_stats(
 
 
 def variable_names(addresses: Sequence[str]) -> dict[str, str]:
-    """Names without `/`, distinct for distinct addresses.
+    """Names without `/`, distinct for distinct addresses and from `chain` and `draw`.
 
     Examples:
-        >>> variable_names(["a.b", "a/b", "c"])
-        {'a.b': 'a.b', 'a/b': 'a.b_', 'c': 'c'}
+        >>> variable_names(["a.b", "a/b", "chain"])
+        {'a.b': 'a.b', 'a/b': 'a.b_', 'chain': 'chain_'}
     """
-    names: dict[str, str] = {address: address for address in addresses if "/" not in address}
-    taken = set(names)
+    names = {address: address for address in addresses if "/" not in address and address not in RESERVED}
+    taken = {*names, *RESERVED}
     for address in addresses:
-        if "/" in address:
+        if address not in names:
             names[address] = _free(address.replace("/", "."), taken, "_")
             taken.add(names[address])
     return {address: names[address] for address in addresses}
 
 
+def _axis_names(
+    groups: Mapping[str, Mapping[str, np.ndarray]], dims: Mapping[str, list[Any]], taken: Collection[str]
+) -> dict[str, dict[str, list[str]]]:
+    """A name for each own axis by group and variable; axes of one name have one size, all groups together."""
+    first: dict[str, int] = {}
+    known = {*taken, *(axis for axes in dims.values() for axis in axes if axis)}
+
+    def of_size(axis: str, size: int) -> str:
+        if first.setdefault(axis, size) == size:
+            return axis
+        other = _free(f"{axis}_{size}", known)
+        return other if first.setdefault(other, size) == size else of_size(f"{other}_", size)
+
+    names: dict[str, dict[str, list[str]]] = {}
+    for group, variables in groups.items():
+        names[group] = {}
+        for name, x in variables.items():
+            own = x.shape[_leading(group) :]
+            fitted = _fitted(name, dims.get(name, []), len(own))
+            names[group][name] = [of_size(axis, size) for axis, size in zip(fitted, own, strict=True)]
+    return names
+
+
+def _leading(group: str) -> int:
+    return 0 if group.endswith("data") else len(RESERVED)
+
+
+def _check_labels(renamed: Mapping[str, str], axes: Collection[str]) -> None:
+    """Raise where labels are for no axis; `renamed` has the axes' names of what the user named."""
+    for name, axis in renamed.items():
+        if axis not in axes:
+            near = difflib.get_close_matches(name, sorted(axes), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"coords labels {name!r}, but no axis has that name.{hint}\nThe axes: {sorted(axes)}.")
+
+
 def _dataset(
-    group: str, variables: dict[str, np.ndarray], dims: Mapping[str, list[Any]], labels: dict[str, list[Any]]
+    group: str, variables: Mapping[str, np.ndarray], own: Mapping[str, list[str]], labels: dict[str, list[Any]]
 ) -> Any:
     import arviz_base  # on first use: see the docstring of ppl.diagnostics
 
-    leading = 0 if group.endswith("data") else len(RESERVED)
-    own = {name: _fitted(name, dims.get(name, []), x.ndim - leading) for name, x in variables.items()}
+    leading = _leading(group)
     used = {
         axis: size for name, x in variables.items() for axis, size in zip(own[name], x.shape[leading:], strict=True)
     }

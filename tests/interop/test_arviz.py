@@ -181,6 +181,35 @@ def test_labels_that_do_not_fit_are_named():
         make(None, schools(SIGMA, DATA)).to_arviz(["posterior"], coords={"school": ["a", "b"]})
 
 
+def test_labels_for_no_axis_are_named_with_a_near_match():
+    posterior = make(None, schools(SIGMA, DATA))
+    with pytest.raises(ValueError, match=r"'schol'.*Did you mean 'school'\?"):
+        posterior.to_arviz(["posterior"], coords={"schol": ["a", "b", "c"]})
+    with pytest.raises(ValueError, match=r"'zzz', but no axis has that name\.\n"):
+        posterior.to_arviz(coords={"zzz": [1, 2, 3]})
+    # The plate is known, though no variable of the group has it.
+    posterior.to_arviz(["sample_stats"], coords={"school": ["a", "b", "c"]})
+
+
+def test_sites_called_chain_and_draw_are_kept():
+    draws = {"chain": np.arange(4.0)[None], "draw": np.arange(5.0, 9.0)[None], "chain_": np.zeros((1, 4))}
+    tree = Posterior(draws).to_arviz()
+    assert set(tree["posterior"].data_vars) == {"chain_", "chain__", "draw_"}
+    assert tree["posterior"]["chain__"].values.tolist() == [[0.0, 1.0, 2.0, 3.0]]
+    assert tree["posterior"]["draw_"].values.tolist() == [[5.0, 6.0, 7.0, 8.0]]
+
+
+def test_plates_of_one_name_and_several_sizes_lose_nothing():
+    draws = {"a": np.ones((1, 4, 3)), "b": np.ones((1, 4, 5)), "c": np.ones((1, 4, 5)), "n_5": np.ones((1, 4))}
+    groups = {"posterior": draws, "observed_data": {"d": np.ones(5)}}
+    dims = dict.fromkeys("abcd", ("n",))
+    tree = to_datatree(groups, dims=dims, coords={"n": [4, 5, 6], "n_5_dim": list("abcde")})
+    assert {x: tree["posterior"][x].dims[-1] for x in "abc"} == {"a": "n", "b": "n_5_dim", "c": "n_5_dim"}
+    assert tree["observed_data"]["d"].dims == ("n_5_dim",)
+    assert tree["posterior"]["n_5_dim"].values.tolist() == list("abcde")
+    assert not any(np.isnan(x.values).any() for x in tree["posterior"].data_vars.values())
+
+
 def test_keys_and_small_floats_are_made_plain():
     keys = jax.random.split(jax.random.key(0), 4)[None]
     tree = to_datatree({"posterior": {"k": keys, "h": jnp.ones((1, 4), jnp.bfloat16)}})
