@@ -23,7 +23,7 @@ from ppl.inference.empirical import EmpiricalMeasure
 from ppl.inference.moments import normalized_weights, tail_shape
 from ppl.inference.notes import evidence_note, weight_notes
 from ppl.inference.predictive import blanked, checked_groups, model_groups, predict
-from ppl.inference.storage import flatten_tree, read, site_of, site_record, unflatten_tree, write
+from ppl.inference.storage import flatten_storable, read, site_of, site_record, unflatten_tree, write
 from ppl.inference.summary import Context, Summary, summarize
 from ppl.inference.tables import Note, axes_text, html_table, text_notes, text_table
 from ppl.interop.arviz import to_datatree, weighted_stats
@@ -169,8 +169,7 @@ class Posterior:
             inside a branch was not made and is a float. They carry the posterior's weights, if it has any.
 
         Raises:
-            AddressError: no address of the posterior, or one of `redraw` not, is a choice of `program`, or nothing
-                is left to draw.
+            AddressError: no address of the posterior is in `program`, one of `redraw` is not, or nothing is to draw.
             ShapeError: a choice has another shape in `program`, as where a plate has another size.
         """
         return predict(program, self.draws, key, masks=self.masks, redraw=redraw)
@@ -221,22 +220,25 @@ class Posterior:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything but `program` to one file (safetensors with a JSON header, no pickle).
 
+        `values` that hold functions or other objects are left out: the header says why, and None is loaded.
+
         Args:
             path: the file; an old one is replaced only when the new one is complete.
 
         Raises:
-            FileFormatError: the directory does not exist, or `values` holds something that is not an array.
+            FileFormatError: the directory does not exist, or draws (or numbers about them) cannot be stored.
         """
         arrays = {f"{part}:{name}": x for part in PARTS for name, x in getattr(self, part).items()}
         if self.log_weights is not None:
             arrays["log_weights"] = self.log_weights
-        leaves, structure = flatten_tree(self.values, "values")
+        leaves, structure, left_out = flatten_storable(self.values, "values")
         record = {
             "method": self.method,
             "evidence": None if self.log_evidence is None else [float(x) for x in self.log_evidence],
             "diagnostics": {name: float(x) for name, x in self.diagnostics.items()},
             "sites": [site_record(info) for info in (self.sites or {}).values()],
             "values": structure,
+            "values_left_out": left_out,
         }
         write(path, "posterior", arrays | leaves, record)
 

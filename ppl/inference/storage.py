@@ -129,6 +129,25 @@ def flatten_tree(tree: Any, name: str) -> tuple[dict[str, Any], Any]:
     return arrays, walk(tree)
 
 
+def flatten_storable(tree: Any, name: str) -> tuple[dict[str, Any], Any, str | None]:
+    """Like `flatten_tree`, but a tree that cannot be stored becomes None, as a whole.
+
+    Args:
+        tree: any tree.
+        name: prefix of the arrays' names.
+
+    Returns:
+        Arrays by name, a structure for `unflatten_tree`, and why the tree was left out (None: it was not).
+    """
+    try:
+        arrays, structure = flatten_tree(tree, name)
+        for leaf, array in arrays.items():
+            _check_dtype(leaf, array.dtype)
+    except FileFormatError as error:
+        return {}, None, str(error).splitlines()[0]
+    return arrays, structure, None
+
+
 def unflatten_tree(structure: Any, arrays: Mapping[str, Any]) -> Any:
     """Put a tree together again; a named tuple gets a new class of the same name and fields."""
     if structure is None:
@@ -203,11 +222,16 @@ def _to_stored(name: str, array: Any) -> tuple[np.ndarray, str]:
     plain = np.array(array, order="C")
     if plain.dtype == np.complex128:
         return plain.reshape(*plain.shape, 1).view(np.float64), "complex128"
-    if plain.dtype.kind in "OSUMm":
-        raise FileFormatError(
-            f"Cannot store {name!r}: its dtype is {plain.dtype}.\nExpected: numbers, booleans or PRNG keys."
-        )
+    _check_dtype(name, plain.dtype)
     return plain, str(plain.dtype)
+
+
+def _check_dtype(name: str, dtype: Any) -> None:
+    """Raise where a dtype (PRNG keys' aside) has no place in a file."""
+    if getattr(dtype, "kind", "V") in "OSUMm":
+        raise FileFormatError(
+            f"Cannot store {name!r}: its dtype is {dtype}.\nExpected: numbers, booleans or PRNG keys."
+        )
 
 
 def _from_stored(tensor: np.ndarray, dtype: str) -> Shaped[Array | np.ndarray, "..."]:

@@ -14,6 +14,7 @@ import ppl.distributions as dist
 from ppl.errors import AddressError, DegenerateWeightsError, FileFormatError, ShapeError
 from ppl.inference.moments import normalized_weights, weighted_hdi
 from ppl.inference.posterior import Evidence, Posterior, load
+from ppl.inference.storage import read
 from ppl.inference.tables import format_number
 from ppl.plots import density, marginals_of, plot_forest, plot_posterior
 
@@ -369,11 +370,18 @@ def test_addresses_that_look_like_our_names_come_back(tmp_path):
     assert list(back.masks) == ["draws:x"]
 
 
-def test_functions_are_not_saved_in_silence(tmp_path):
-    values = jax.tree_util.Partial(jnp.add, jnp.ones((1, 2)))
-    posterior = Posterior({"x": jnp.ones((1, 2))}, values=values)
-    with pytest.raises(FileFormatError, match=r"dataclasses\.replace"):
-        posterior.save(tmp_path / "p")
+def test_draws_are_saved_without_values_that_cannot_be(tmp_path):
+    draws = {"x": jnp.array([[1.5, -2.0]])}
+    function = jax.tree_util.Partial(jnp.add, jnp.ones((1, 2)))
+    for values, kind in ((function, "Partial"), ({"s": np.array([["a", "b"]])}, "<U1"), (None, None)):
+        Posterior(draws, values=values, method="MH").save(tmp_path / "p")
+        back = load(tmp_path / "p")
+        assert back.values is None
+        assert (back.draws["x"] == draws["x"]).all()
+        left_out = read(tmp_path / "p", "posterior")[1]["values_left_out"]
+        assert left_out is None if kind is None else kind in left_out
+    with pytest.raises(FileFormatError, match=r"draws:s.*<U1"):
+        Posterior({"s": np.array([["a", "b"]])}).save(tmp_path / "p")
 
 
 def test_arrays_that_do_not_fit_together_are_named():
