@@ -1,4 +1,4 @@
-"""Log densities that are exact where NumPyro's are not: minus infinity outside the support and for certain coins.
+"""Log densities in place of NumPyro's: minus infinity outside elementwise supports, and exact for certain coins.
 
 NumPyro leaves the density outside the support undefined (an exponential scores -1 as if it were possible) and clamps
 probabilities away from 0 and 1; a measure must give an impossible value mass zero.

@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 from jax.core import Tracer
+from numpyro.distributions import constraints
 
 from ppl.distributions.density import in_support
 from ppl.distributions.scaled import Scaled
@@ -25,6 +26,8 @@ from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position, SampleSite
 from ppl.typing import PRNGKey
 
+SIMPLEX_TOLERANCE = 1e-3
+"""How far the sum of probabilities among the data may be from one."""
 DRAWS = 16
 """The number of prior draws that the checks look at."""
 
@@ -47,6 +50,17 @@ def _masked(measure: dist.MaskedDistribution) -> Any:
 @presence.register(dist.Independent)
 def _wrapped(measure: Any) -> Any:
     return presence(measure.base_dist)
+
+
+def _within(measure: Any, value: Any) -> Any | None:
+    """Whether data lie in the support, also where densities leave the check to the distribution (simplex, Cholesky)."""
+    support = getattr(measure, "support", None)
+    if support is None:
+        return None
+    if isinstance(support, type(constraints.simplex)):
+        return jnp.all(value >= 0, axis=-1) & (jnp.abs(jnp.sum(value, axis=-1) - 1.0) < SIMPLEX_TOLERANCE)
+    checked = in_support(measure, value)
+    return support(value) if checked is None else checked
 
 
 class Inspected(NamedTuple):
@@ -74,7 +88,7 @@ def _inspected(node: SampleSite) -> Inspected:
         return Inspected((), jnp.zeros((), bool), jnp.zeros((), bool))
     value = jnp.asarray(value)
     present = jnp.broadcast_to(presence(node.measure), value.shape)
-    inside = in_support(node.measure, value)
+    inside = _within(node.measure, value)
     outside = jnp.zeros((), bool) if inside is None else ~inside & _batch_of(present, jnp.ndim(inside))
     return Inspected(value, jnp.isnan(value) & present, outside)
 

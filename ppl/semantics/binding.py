@@ -57,6 +57,7 @@ def _expected_structure(value_tree: Any) -> str:
 
 def checked_value(value: Any, aval: Any, address: str, source: str, *, nan_ok: bool = False) -> Any:
     """A value in the shape and dtype of its site, or an error that names both."""
+    value = np.asarray(value) if isinstance(value, list | tuple) else value
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape != aval.shape:
         raise ShapeError(
@@ -65,17 +66,19 @@ def checked_value(value: Any, aval: Any, address: str, source: str, *, nan_ok: b
         )
     if not _fits(dtype, aval.dtype):
         raise DtypeError(
-            f"The value for {address!r} ({source}) has dtype {dtype}.\nExpected: {aval.dtype} (the distribution's), "
-            "or a "
-            f"narrower kind.\nConvert the data, for example with .astype({aval.dtype.name!r})."
+            f"The value for {address!r} ({source}) has dtype {dtype}.\n"
+            f"Expected: {aval.dtype} (the distribution's), or a narrower kind.\n"
+            f"Convert the data, for example with .astype({aval.dtype.name!r})."
         )
-    if (
-        not nan_ok
-        and isinstance(value, np.ndarray | np.generic | float)
-        and np.isnan(np.asarray(value, np.result_type(value))).any()
-    ):
-        raise NaNError(f"The value for {address!r} ({source}) holds NaN.\n{NAN_ADVICE}")
+    if not nan_ok and isinstance(value, np.ndarray | np.generic | float):
+        refuse_nan(value, address, source)
     return value if dtype == aval.dtype else jnp.asarray(value, aval.dtype)
+
+
+def refuse_nan(value: Any, address: str, source: str) -> None:
+    """Raise where a concrete value holds NaN."""
+    if jnp.issubdtype(jnp.result_type(value), jnp.inexact) and np.isnan(np.asarray(value)).any():
+        raise NaNError(f"The value for {address!r} ({source}) holds NaN.\n{NAN_ADVICE}")
 
 
 NAN_ADVICE = "Expected: numbers. Drop the missing rows, or score only the present ones: `distribution.mask(present)`."

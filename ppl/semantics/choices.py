@@ -58,9 +58,10 @@ def _not_latent(address: str, staged: StagedProgram, verb: str) -> AddressError:
     info = staged.infos.get(address)
     if info is None:
         return unknown_address(address, staged.infos, verb)
+    hints = {"observed": " To change an observation, bind the model to other data, or use `intervene`."}
     return AddressError(
         f"A value was given to {verb} the address {address!r}, which is {info.kind} at {info.source}.\n"
-        "Expected: latent addresses only. To change an observation, bind the model to other data."
+        f"Expected: latent addresses only.{hints.get(info.kind, '')}"
     )
 
 

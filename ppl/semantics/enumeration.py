@@ -18,6 +18,7 @@ from ppl.semantics import choices as ch
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density
 from ppl.semantics.interpreter import run
+from ppl.semantics.measures import addresses
 from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.table import CodeKey
@@ -30,13 +31,11 @@ def finite_outcomes(node: SampleSite) -> Any:
     """The outcomes of a site, or a `NotFiniteError` that names it."""
     found = outcomes(node.measure)
     if found is None:
-        name = node.signature.name
+        name, where = node.signature.name, addresses(node.address, node.signature.value_tree)
         raise NotFiniteError(
-            f"The choice {node.address!r} at {node.site.source} is drawn from {name}, which has no finite support "
-            "of a size "
-            "known while tracing.\nExpected: Bernoulli, Categorical, or another finite distribution (with a Python "
-            "int for "
-            "its size). Condition on the choice, or use a sampling method."
+            f"The choice {', '.join(map(repr, where))} at {node.site.source} is drawn from {name}, which has no finite "
+            "support of a size known while tracing.\nExpected: Bernoulli, Categorical, or another finite distribution "
+            "(with a Python int for its size). Condition on the choice, or use a sampling method."
         )
     return found
 

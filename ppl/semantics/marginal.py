@@ -87,6 +87,13 @@ class Marginal:
         Raises:
             MeasureError: the program has observations or factors, so that its own draws do not follow its measure.
         """
+        masked = [a for a in self.kept if self.program.sites[a].masked]
+        if masked:
+            raise MeasureError(
+                f"A marginal of the program {self.program.name!r} cannot be drawn from: {masked} lie inside a branch, "
+                "so that a draw may not have them.\nExpected: addresses that every run has. Keep what the branch "
+                "returns instead, by giving it a site of its own outside. Scoring and observing the marginal work."
+            )
         weighing = [a for a, info in self.program.sites.items() if info.kind in ("observed", "fixed", "factor")]
         if weighing:
             raise MeasureError(

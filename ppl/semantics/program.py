@@ -10,10 +10,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 from ppl.errors import AddressError, ShapeError
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
+from ppl.semantics.binding import refuse_nan
 from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
@@ -268,6 +271,10 @@ class Program:
         if observed_too:
             staged = staged._replace(infos={a: _as_latent(i) for a, i in staged.infos.items()})
         ch.checked(choices, staged, verb)
+        for address, value in choices.items():
+            if isinstance(value, jax.Array) and not isinstance(value, Tracer):
+                refuse_nan(value, address, staged.infos[address].source)
+        choices = {address: jnp.asarray(value) for address, value in choices.items()}
         return Program.of(_Rewritten(self.name, make), (self, dict(choices)))
 
 

@@ -57,6 +57,9 @@ class StagedProgram(NamedTuple):
 def partition(tree_of_arguments: Any, name: str) -> tuple[tuple[Any, ...], Arguments]:
     """Cut arguments into dynamic leaves (arrays) and static ones."""
     leaves, tree = jax.tree.flatten(tree_of_arguments)
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUMm":
+            raise _unusable(tree_of_arguments, index, name, f"an array of dtype {leaf.dtype}, which JAX lacks")
     dynamic = tuple(leaf for leaf in leaves if is_array(leaf))
     for index, leaf in enumerate(leaves):
         if not is_array(leaf):
@@ -81,14 +84,18 @@ def _check_static(leaf: Any, arguments: Any, index: int, name: str) -> None:
     try:
         hash(leaf)
     except TypeError:
-        path = jax.tree_util.tree_flatten_with_path(arguments)[0][index][0]
-        which = jax.tree_util.keystr(path[1:], simple=True, separator=".")
-        raise StaticArgumentError(
-            f"The argument {which!r} of the model {name!r}, called at {user_source()}, is of type "
-            f"{type(leaf).__name__}, which is neither an array nor hashable.\n"
-            "Expected: arrays (bound dynamically), or hashable values (bound statically). Register the class as a "
-            "pytree, or convert the data to an array."
-        ) from None
+        what = f"of type {type(leaf).__name__}, which is neither an array nor hashable"
+        raise _unusable(arguments, index, name, what) from None
+
+
+def _unusable(arguments: Any, index: int, name: str, what: str) -> StaticArgumentError:
+    path = jax.tree_util.tree_flatten_with_path(arguments)[0][index][0]
+    which = jax.tree_util.keystr(path[1:], simple=True, separator=".")
+    return StaticArgumentError(
+        f"The argument {which!r} of the model {name!r}, called at {user_source()}, is {what}.\n"
+        "Expected: arrays of numbers (bound dynamically), or hashable values (bound statically). Register the class as "
+        "a pytree, or convert the data to an array of numbers."
+    )
 
 
 def staged_program(function: Callable[..., Any], arguments: Arguments, dynamic: tuple[Any, ...]) -> StagedProgram:

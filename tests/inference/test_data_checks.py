@@ -147,3 +147,14 @@ def test_the_table_lists_every_site():
     program = regression(jnp.arange(2.0), jnp.array([0.5, 1.0]))
     lines = density_table(program, {"slope": jnp.array(0.25)}).splitlines()
     assert [line.split()[:2] for line in lines] == [["slope", "prior"], ["y", "likelihood"]]
+
+
+def test_supports_with_a_tolerance_are_checked_for_data():
+    @ppl.model
+    def shares(y):
+        a = ppl.sample("a", dist.HalfNormal(1.0))
+        ppl.sample("y", dist.Dirichlet(jnp.ones(2) * (1.0 + a)), obs=y)
+
+    assert jnp.isfinite(ppl.infer(shares(jnp.array([0.4, 0.6])), ppl.Importance(50), key=0).log_evidence.estimate)
+    with pytest.raises(SupportError, match="'y'"):
+        ppl.infer(shares(jnp.array([0.9, 0.9])), ppl.Importance(50), key=0)

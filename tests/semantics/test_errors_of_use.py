@@ -199,3 +199,36 @@ def test_enumerating_too_much():
         "Raise the limit",
         "ppl.Exact()",
     )
+
+
+def test_lists_are_values_and_nan_is_refused_in_any_array(key):
+    @ppl.model
+    def three():
+        return ppl.sample("m", dist.Normal(jnp.zeros(3), 1.0))
+
+    program = three()
+    assert program.log_density({"m": [1.0, 2.0, 3.0]}) == program.log_density({"m": jnp.array([1.0, 2.0, 3.0])})
+    for nan in (np.array([1.0, np.nan, 2.0], np.float32), jnp.array([1.0, jnp.nan, 2.0])):
+        with pytest.raises(errors.NaNError, match="'m'"):
+            program.condition({"m": nan})
+
+
+def test_strings_are_no_data():
+    @ppl.model
+    def named(names):
+        return ppl.sample("m", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(errors.StaticArgumentError, match="dtype <U1"):
+        named(np.array(["a"]))
+
+
+def test_a_marginal_inside_a_branch_can_be_scored_but_not_drawn(key):
+    @ppl.model
+    def branch():
+        b = ppl.sample("b", dist.Bernoulli(0.25))
+        jax.lax.cond(b == 1, lambda: ppl.sample("x", dist.Bernoulli(0.75)), lambda: 0)
+
+    marginal = branch().marginal("x")
+    assert jnp.isfinite(marginal.log_density({"x": 1}))
+    with pytest.raises(errors.MeasureError, match="'x'"):
+        marginal.simulate(key)
