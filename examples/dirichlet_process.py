@@ -12,6 +12,8 @@ large-scale structure in the Corona Borealis region", Astronomical Journal 92, 1
 with confidence sets", JASA 85, 1990).
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -91,11 +93,12 @@ def plot(y: Any, grid: Any, curves: Any, path: str) -> None:
     axes.plot(grid, curves.mean(axis=0), color="#d9480f", linewidth=2, label="posterior mean")
     axes.set(xlabel="velocity (1000 km/s)", ylabel="density", title="A population of random functions")
     axes.legend(frameon=False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def main(*, quick: bool = False, path: str = "dirichlet_process.png") -> dict[str, Any]:
+def main(*, quick: bool = False, path: str = "output/dirichlet_process.png") -> dict[str, Any]:
     """Infer the density of velocities, print what is known of the number of clusters, and draw it."""
     y = jnp.array(VELOCITIES.split(), float) / 1000.0
     warmup, draws, thin = (200, 20, 5) if quick else (10_000, 500, 20)
@@ -112,4 +115,4 @@ def main(*, quick: bool = False, path: str = "dirichlet_process.png") -> dict[st
 
 
 if __name__ == "__main__":
-    main()
+    main(quick="--quick" in sys.argv)

@@ -14,6 +14,8 @@ Reference: Rahimi, Recht, "Random features for large-scale kernel machines", Neu
 """
 
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,11 +89,12 @@ def plot(years: Any, flow: Any, curves: Any, path: str) -> None:
     axes.plot(years, curves.mean(axis=0), color="#d9480f", linewidth=2, label="posterior mean")
     axes.set(xlabel="year", ylabel="1e8 cubic metres a year", title="The Nile: curves drawn from the posterior")
     axes.legend(frameon=False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def main(*, quick: bool = False, path: str = "random_features.png") -> dict[str, Any]:
+def main(*, quick: bool = False, path: str = "output/random_features.png") -> dict[str, Any]:
     """Infer the curve, print the summary of its three numbers, and draw some curves of the posterior."""
     flow = jnp.array(FLOW.split(), float)
     years = FIRST_YEAR + jnp.arange(len(flow), dtype=flow.dtype)
@@ -109,4 +112,4 @@ def main(*, quick: bool = False, path: str = "random_features.png") -> dict[str,
 
 
 if __name__ == "__main__":
-    main()
+    main(quick="--quick" in sys.argv)

@@ -28,6 +28,8 @@ from ppl.semantics.suspension import Suspended, advance, finish, hoist, hoist_fi
 from ppl.semantics.trace import DensityTerms, Trace
 from ppl.semantics.unconstrained import Unconstrained, unconstrained
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DensityTerms",
     "Exact",

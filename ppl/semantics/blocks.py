@@ -19,6 +19,7 @@ from numpyro.distributions import Categorical
 
 from ppl.distributions.ancestors import Ancestors
 from ppl.errors import MeasureError
+from ppl.numerics.cells import CELLS
 from ppl.numerics.weights import effective_sample_size, has_mass, log_sum_exp
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import factor, sample
@@ -61,6 +62,8 @@ def resample(scheme: str = "systematic", threshold: float | None = None) -> Tran
     Returns:
         A transformer `Population -> Population` of the same size.
     """
+    if scheme not in CELLS:
+        raise MeasureError(f"There is no resampling scheme {scheme!r}.\nExpected: one of {', '.join(CELLS)}.")
 
     def transform(population: Population) -> Population:
         model = Program.of(_resampled, (population.program,), {"scheme": scheme, "threshold": threshold})

@@ -4,6 +4,7 @@ Users see a flat `dict[str, Array]`; a site whose value is a dict (a marginal ov
 one address a key. The interpreter sees one value a site.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,6 +36,9 @@ def checked(choices: dict[str, Any], staged: StagedProgram, verb: str, *, comple
     Raises:
         AddressError, ShapeError, DtypeError: naming the address and the site's line.
     """
+    if not isinstance(choices, Mapping):
+        hint = " Use `trace.choices`." if hasattr(choices, "choices") else ""
+        raise TypeError(f"The choices to {verb} are a {type(choices).__name__}.\nExpected: a dict by address.{hint}")
     known = latent_infos(staged)
     values = {}
     for address, value in choices.items():

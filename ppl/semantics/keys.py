@@ -20,7 +20,7 @@ def as_key(key: Any) -> Any:
         raise TypeError(f"The key is a {type(key).__name__}.\nExpected: an int seed, or a JAX key from jax.random.key.")
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
-    return jax.random.wrap_key_data(key) if key.ndim else jax.random.key(key)
+    return jax.random.wrap_key_data(jnp.asarray(key)) if key.ndim else jax.random.key(key)
 
 
 def site_key(key: Any, address: str, loop: tuple[Any, ...]) -> Any:

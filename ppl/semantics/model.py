@@ -18,6 +18,16 @@ class Model:
         """Bind arguments: array leaves dynamically, all other leaves statically."""
         return Program.of(self.function, args, kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """A model is no program yet: say so where one of a program's methods is asked for."""
+        if name.startswith("_") or not hasattr(Program, name):
+            raise AttributeError(f"a model has no attribute {name!r}")
+        made = self.function.__name__
+        raise AttributeError(
+            f"{made!r} is a model; {name!r} belongs to programs.\n"
+            f"Call it with its arguments first: `{made}(...).{name}`."
+        )
+
     def __repr__(self) -> str:
         """`<model eight_schools>`."""
         return f"<model {self.function.__name__}>"

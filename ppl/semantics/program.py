@@ -129,7 +129,7 @@ class Program:
         Returns:
             A `Trace` whose `log_weight` is the importance weight: given choices, observations and factors.
         """
-        given = ch.checked(choices, self.staged, "fix") if choices else {}
+        given = ch.checked(choices, self.staged, "fix")
         return self._trace(key, given)
 
     def replay(self, choices: Choices) -> Trace:

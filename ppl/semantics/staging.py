@@ -15,7 +15,15 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ppl.errors import AddressError, PythonControlFlowError, ReturnValueError, StaticArgumentError
+from ppl.errors import (
+    AddressError,
+    MeasureError,
+    PplError,
+    PythonControlFlowError,
+    ReturnValueError,
+    ShapeError,
+    StaticArgumentError,
+)
 from ppl.semantics import jaxpr as jp
 from ppl.semantics import scope
 from ppl.semantics.site import SiteInfo, Source, is_library_file, user_source
@@ -117,9 +125,35 @@ def _staged(function: Callable[..., Any], arguments: Arguments, avals: tuple[Any
             staged = jp.stage(flat, *avals)
         except _NEEDS_CONCRETE as error:
             raise python_control_flow(error) from error
+        except (AssertionError, ValueError) as error:
+            translated = _in_users_words(error)
+            if translated is None:
+                raise
+            raise translated from error
     table = site_table(staged.code.jaxpr)
     infos = {info.address: info for entry in table.values() for info in entry.infos}
     return StagedProgram(staged.code, staged.out_tree, staged.out_avals, table, infos)
+
+
+def _in_users_words(error: Exception) -> PplError | None:
+    """A library's error while the model was read, as one of ours with the user's line; None for other errors."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    users = [frame for frame in frames if not is_library_file(frame[0].f_code.co_filename)]
+    if not users or not is_library_file(frames[-1][0].f_code.co_filename):
+        return None
+    filename, line = users[-1][0].f_code.co_filename, users[-1][1]
+    where = f"{Source(filename, line)}\n    {linecache.getline(filename, line).strip()}"
+    if isinstance(error, AssertionError) and "numpyro" in frames[-1][0].f_code.co_filename:
+        return MeasureError(
+            f"A NumPyro statement was met inside a model at {where}\nExpected: ppl.sample, ppl.factor, ppl.plate "
+            "of this package. To use a NumPyro model unchanged: ppl.from_numpyro(model)(...)."
+        )
+    if "ncompatible shapes" in str(error):
+        return ShapeError(
+            f"Shapes do not fit together at {where}\n{error}\nExpected: shapes that broadcast. Inside a plate, "
+            "every parameter has the plate's size in the plate's dimension, or size one there."
+        )
+    return None
 
 
 def _checked_output(value: Any, function: Callable[..., Any]) -> Any:

@@ -55,8 +55,13 @@ def test_impossible_points_are_dropped_and_equal_ones_merged():
         ppl.factor("odd", jnp.where((die == 2) & (twice == 9), -jnp.inf, 0.0))
 
     posterior = infer(program(), Exact(), key=0)
-    points = dict(zip(zip(*(posterior.draws[a][0].tolist() for a in ("die", "twice")), strict=True),
-                      np.exp(posterior.log_weights[0]).tolist(), strict=True))
+    points = dict(
+        zip(
+            zip(*(posterior.draws[a][0].tolist() for a in ("die", "twice")), strict=True),
+            np.exp(posterior.log_weights[0]).tolist(),
+            strict=True,
+        )
+    )
     assert points == pytest.approx({(0, 7): 0.1875, (0, 9): 0.0625, (2, 7): 0.5625}, rel=1e-5)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 from jax import lax
 
@@ -232,3 +233,38 @@ def test_a_marginal_inside_a_branch_can_be_scored_but_not_drawn(key):
     assert jnp.isfinite(marginal.log_density({"x": 1}))
     with pytest.raises(errors.MeasureError, match="'x'"):
         marginal.simulate(key)
+
+
+def test_numpyro_statements_in_a_model_are_named():
+    @ppl.model
+    def mixed():
+        return numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    says(
+        message_of(errors.MeasureError, lambda: mixed().sites),
+        "NumPyro statement",
+        "test_errors_of_use.py",
+        "from_numpyro",
+    )
+
+
+def test_shapes_that_do_not_broadcast_in_a_distribution():
+    @ppl.model
+    def wrong(sigma):
+        with ppl.plate("school", 7):
+            theta = ppl.sample("theta", dist.Normal(0.0, 1.0))
+            ppl.sample("y", dist.Normal(theta, sigma))
+
+    program = wrong(jnp.ones(8))
+    says(message_of(errors.ShapeError, lambda: program.sites), "test_errors_of_use.py", "plate")
+
+
+def test_a_model_is_called_first_and_schemes_have_names(key):
+    @ppl.model
+    def one():
+        return ppl.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(AttributeError, match=r"Call it with its arguments first: `one\(...\).simulate`"):
+        one.simulate(key)
+    with pytest.raises(errors.MeasureError, match="'foo'"):
+        ppl.resample("foo")
