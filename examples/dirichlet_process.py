@@ -101,7 +101,7 @@ def plot(y: Any, grid: Any, curves: Any, path: str) -> None:
 def main(*, quick: bool = False, path: str = "output/dirichlet_process.png") -> dict[str, Any]:
     """Infer the density of velocities, print what is known of the number of clusters, and draw it."""
     y = jnp.array(VELOCITIES.split(), float) / 1000.0
-    warmup, draws, thin = (200, 20, 5) if quick else (10_000, 500, 20)
+    warmup, draws, thin = (40, 20, 5) if quick else (500, 500, 20)
     posterior = ppl.infer(galaxies(y), ppl.MH(thin=thin), key=1, chains=4, warmup=warmup, draws=draws)
     grid = jnp.linspace(5.0, 40.0, 281)
     functions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), posterior.values)

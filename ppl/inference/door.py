@@ -31,7 +31,7 @@ def infer(
             `run(program, key, settings)`.
         key: An int seed or a JAX key; the same key gives the same posterior.
         chains: Number of independent chains, for methods that run chains.
-        warmup: Steps of each chain that are thrown away.
+        warmup: Draws of each chain that are thrown away.
         draws: Draws kept of each chain.
         check_data: Whether to look at the observations first, on 16 prior draws.
 

@@ -271,33 +271,46 @@ class MH:
     """Single-site trace Metropolis-Hastings, for any program; slow to mix where many choices are correlated.
 
     Args:
-        thin: Steps for each draw that is kept; a step changes one choice, so a multiple of their number is reasonable.
+        thin: Steps for each draw, warm-up draws included. A step changes one choice; by default a draw is a sweep: as
+            many steps as the program has elements of choices, at most 100.
 
     `ppl.infer(program, ppl.MH(), key=0, chains=4, warmup=1000, draws=1000)` shows the defaults. `stats` holds
     `accepted` and `log_density` of each draw, `diagnostics` the mean `acceptance`.
     """
 
-    thin: int = 1
+    thin: int | None = None
 
     def __post_init__(self) -> None:
-        positive("thin", self.thin)
+        if self.thin is not None:
+            positive("thin", self.thin)
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Start from the prior, run the chains, throw the warm-up away."""
         chains, warmup, draws = _defaults(settings)
         start_key, run_key = jax.random.split(key)
         start = initial_states(program, start_key, chains)
-        steps = Steps(warmup, draws, self.thin)
+        thin = _sweep(program) if self.thin is None else self.thin
+        steps = Steps(warmup * thin, draws, thin)
         visited = run_chains(trace_mh_kernel, program, (start, run_key), steps)
         if visited.states.choices and not visited.moved.any():
             raise ConvergenceError(
                 f"None of the {chains} chains of ppl.MH on {program.name!r} ever left its start in "
-                f"{warmup + draws * self.thin} steps.\nSingle-site moves change one choice at a time; here "
+                f"{(warmup + draws) * thin} steps.\nSingle-site moves change one choice at a time; here "
                 f"two must change "
                 "together, or the posterior is one point.\nFix: write the dependent choices as one, use ppl.Exact() or "
                 "ppl.Importance, or see ppl.inference.irreducible(program)."
             )
         return _posterior(program, visited)
+
+
+MOST_STEPS = 100
+"""The most steps that a draw takes by default."""
+
+
+def _sweep(program: Program) -> int:
+    """As many steps as there are elements of choices, between 1 and `MOST_STEPS`."""
+    elements = sum(math.prod(info.shape) for info in ch.latent_infos(program.staged).values())
+    return min(max(elements, 1), MOST_STEPS)
 
 
 def _defaults(settings: Settings) -> tuple[int, int, int]:
