@@ -162,9 +162,9 @@ def _check_nan(address: str, source: Any, seen: Inspected) -> None:
         return
     first = tuple(int(i) for i in np.argwhere(seen.nan)[0])
     raise NaNError(
-        f"The observation of {address!r} ({source}) holds {int(seen.nan.sum())} NaN of {seen.nan.size} "
-        f"values, the first at "
-        f"index {first}.\n{NAN_ADVICE}"
+        f"The observation of {address!r} ({source}) holds {int(seen.nan.sum())} NaN of {seen.nan.size} values, the "
+        f"first at index {first}.\n"
+        f"{NAN_ADVICE}"
     )
 
 
@@ -211,9 +211,10 @@ def _in_words(support: Any) -> str:
 def _not_a_number(program: Program, key: PRNGKey, count: int) -> None:
     choices = jax.tree.map(lambda x: x[0], population(program, key, 1).choices)
     raise DegenerateWeightsError(
-        f"None of {DRAWS} prior draws of {program.name!r} has a finite log density; {count} have NaN or "
-        f"plus infinity.\n"
-        f"Log density by site, at the first of these:\n{density_table(program, choices)}\n"
+        f"None of {DRAWS} prior draws of {program.name!r} has a finite log density; {count} have NaN or plus "
+        "infinity.\n"
+        "Log density by site, at the first of these:\n"
+        f"{density_table(program, choices)}\n"
         "Likely causes: a parameter that overflows or leaves its range, a density that is infinite at the data."
     )
 

@@ -55,8 +55,8 @@ class Importance:
             positive("batch_size", self.batch_size)
         if self.proposal is not None and not isinstance(self.proposal, Program):
             raise TypeError(
-                f"The proposal is a {type(self.proposal).__name__}.\nExpected: a Program: call the model "
-                f"with its arguments."
+                f"The proposal is a {type(self.proposal).__name__}.\n"
+                "Expected: a Program: call the model with its arguments."
             )
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
@@ -131,8 +131,8 @@ def _aligned(mask: Any, program: Program, address: str) -> Any:
     if mask.ndim > len(leading):
         raise AddressError(
             f"The proposal makes single elements of {address!r} or not, inside branches, but the program "
-            f"({info.source}) "
-            "makes it as a whole.\nFix: let the proposal's loops and branches be those of the program."
+            f"({info.source}) makes it as a whole.\n"
+            "Fix: let the proposal's loops and branches be those of the program."
         )
     return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(leading) - mask.ndim)), leading)
 
@@ -149,8 +149,8 @@ def fitted(proposal: Program, program: Program) -> Program:
     if not shared:
         raise AddressError(
             f"The proposal {proposal.name!r} shares no latent address with the program {program.name!r}.\n"
-            f"The proposal's: {list(mine)}. The program's: {list(theirs)}.\nFix: give its choices the "
-            f"program's addresses."
+            f"The proposal's: {list(mine)}. The program's: {list(theirs)}.\n"
+            "Fix: give its choices the program's addresses."
         )
     return _summed_out(proposal, program, shared, extra) if extra else proposal
 
@@ -160,8 +160,8 @@ def _summed_out(proposal: Program, program: Program, shared: list[str], extra: l
     where = ", ".join(f"{a!r} ({infos[a].source})" for a in extra)
     reason = (
         f"The proposal {proposal.name!r} has choices that the program {program.name!r} does not know: {where}.\n"
-        "Its joint density over all its choices is not the density of the shared ones, so that weights made "
-        "with it would be wrong"
+        "Its joint density over all its choices is not the density of the shared ones, so that weights made with it "
+        "would be wrong"
     )
     fix = "Fix: marginalise them yourself (proposal.marginal(...)), or write the proposal without them."
     masked = [a for a in shared if infos[a].masked]
@@ -218,8 +218,9 @@ def _degenerate(program: Program, particles: Runs) -> DegenerateWeightsError:
     first: dict[str, Array] = jax.tree.map(lambda x: x[0], particles.choices)
     return DegenerateWeightsError(
         f"None of {count} draws of {program.name!r} has a positive weight: there is no posterior to speak of.\n"
-        f"Log density by site at the first draw:\n{density_table(program, first)}\n"
-        "Likely causes: an observation outside its support, a factor of minus infinity, a proposal that "
-        "never reaches the "
-        "posterior.\nFix: check the marked sites, use a proposal nearer to the data, or more draws."
+        "Log density by site at the first draw:\n"
+        f"{density_table(program, first)}\n"
+        "Likely causes: an observation outside its support, a factor of minus infinity, a proposal that never "
+        "reaches the posterior.\n"
+        "Fix: check the marked sites, use a proposal nearer to the data, or more draws."
     )

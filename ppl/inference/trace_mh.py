@@ -295,10 +295,11 @@ class MH:
         if visited.states.choices and not visited.moved.any():
             raise ConvergenceError(
                 f"None of the {chains} chains of ppl.MH on {program.name!r} ever left its start in "
-                f"{(warmup + draws) * thin} steps.\nSingle-site moves change one choice at a time; here "
-                f"two must change "
-                "together, or the posterior is one point.\nFix: write the dependent choices as one, use ppl.Exact() or "
-                "ppl.Importance, or see ppl.inference.irreducible(program)."
+                f"{(warmup + draws) * thin} steps.\n"
+                "Single-site moves change one choice at a time; here two must change together, or the posterior is "
+                "one point.\n"
+                "Fix: write the dependent choices as one, use ppl.Exact() or ppl.Importance, or see "
+                "ppl.inference.irreducible(program)."
             )
         return _posterior(program, visited)
 

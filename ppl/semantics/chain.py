@@ -199,7 +199,7 @@ class Chain:
     def _growing(self) -> NotFiniteError:
         return NotFiniteError(
             f"The choices {sorted(addresses_in(self.loop.body.jaxpr))} in a scan cannot be summed by forward "
-            "elimination: the "
-            "carried values depend on ever more of them.\nCarry only the last choice (or the last few), not a running "
-            "function of all of them; or keep their addresses."
+            "elimination: the carried values depend on ever more of them.\n"
+            "Carry only the last choice (or the last few), not a running function of all of them; or keep their "
+            "addresses."
         )

@@ -72,10 +72,8 @@ def _not_latent(address: str, staged: StagedProgram, verb: str) -> AddressError:
 def _unrecorded(address: str, info: SiteInfo, verb: str) -> UnboundedError:
     return UnboundedError(
         f"A value was given to {verb} the choice {address!r} ({info.source}), which lies inside a while_loop: it is "
-        "made an "
-        "unknown number of times.\nUse lax.scan or lax.fori_loop with a fixed number of steps, or give a value to "
-        "a choice "
-        "outside the loop."
+        "made an unknown number of times.\n"
+        "Use lax.scan or lax.fori_loop with a fixed number of steps, or give a value to a choice outside the loop."
     )
 
 
@@ -87,9 +85,8 @@ def refuse_unbounded(staged: StagedProgram, what: str) -> None:
         raise UnboundedError(
             f"The {what} was asked of a program with choices inside a while_loop: {names}.\n"
             "The number of such choices is not known beforehand, so they can be simulated (`program.sample(key)`) "
-            "but not "
-            "recorded or scored. Use lax.scan or lax.fori_loop with a fixed number of steps, masking the ones "
-            "beyond the end."
+            "but not recorded or scored. Use lax.scan or lax.fori_loop with a fixed number of steps, masking the "
+            "ones beyond the end."
         )
 
 

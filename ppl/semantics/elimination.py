@@ -173,9 +173,9 @@ def _joint_outcomes(equation: Any, arrays: Sequence[Any]) -> list[Any]:
     if elements > 1 and size**elements > JOINT_LIMIT:
         raise EnumerationSizeError(
             f"The choice {node.address!r} at {node.site.source} has {elements} elements of {size} outcomes each: "
-            f"{size}^{elements} joint outcomes.\nExpected: at most {JOINT_LIMIT}. Write the elements as lanes, with "
-            "what "
-            "depends on them, in one ppl.vmap: lanes are summed one by one."
+            f"{size}^{elements} joint outcomes.\n"
+            f"Expected: at most {JOINT_LIMIT}. Write the elements as lanes, with what depends on them, in one "
+            "ppl.vmap: lanes are summed one by one."
         )
     joint = np.arange(size**elements)
     digits = joint[:, None] // size ** np.arange(elements)[::-1] % size

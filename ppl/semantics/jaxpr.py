@@ -81,9 +81,8 @@ def _plain_vmap(
     site = params["site"]
     raise VmapError(
         f"A plain jax.vmap (over {axis_data.size} lanes) was put around the site {site.address!r} at {site.source}.\n"
-        "jax.vmap would share one draw among lanes without saying so. Use ppl.vmap: it takes the same arguments "
-        "and draws "
-        "once per lane."
+        "jax.vmap would share one draw among lanes without saying so. Use ppl.vmap: it takes the same arguments and "
+        "draws once per lane."
     )
 
 

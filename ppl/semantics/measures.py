@@ -58,9 +58,8 @@ def check_measure(measure: Any, address: str, source: Source) -> None:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex | bool):
             raise MeasureError(
                 f"The measure {type(measure).__name__} of the site {address!r} at {source} holds a leaf of type "
-                f"{type(leaf).__name__!r}.\nExpected: array leaves. Register the class as a pytree whose non-array "
-                "fields "
-                "are auxiliary data."
+                f"{type(leaf).__name__!r}.\n"
+                "Expected: array leaves. Register the class as a pytree whose non-array fields are auxiliary data."
             )
 
 

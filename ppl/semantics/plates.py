@@ -103,8 +103,7 @@ def _plated_shape(
                 f"The site {address!r} at {source} has batch shape {batch}, but the plate {frame.name!r} holds "
                 f"{frame.subsample_size} copies in dimension {frame.dim}.\n"
                 f"Expected: size 1 or {frame.subsample_size} there. Check the plate's size and the order of nested "
-                "plates, "
-                "or give the plate another `dim`."
+                "plates, or give the plate another `dim`."
             )
         shape[frame.dim] = frame.subsample_size
     return tuple(shape)

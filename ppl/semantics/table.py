@@ -186,8 +186,8 @@ def _merge_branches(tables: Sequence[dict[str, Entry]]) -> dict[str, Entry]:
             if _shape_of(other) != _shape_of(entry):
                 other, entry = sorted((other, entry), key=lambda e: e.site.source)
                 raise BranchError(
-                    f"Two branches use the address {address!r} for different things: "
-                    f"{_describe(other)} at {other.site.source}, {_describe(entry)} at {entry.site.source}.\n"
+                    f"Two branches use the address {address!r} for different things: {_describe(other)} at "
+                    f"{other.site.source}, {_describe(entry)} at {entry.site.source}.\n"
                     "Expected: one kind (latent or observed), shape and dtype an address. Give the two sites "
                     "different addresses."
                 )
