@@ -17,6 +17,7 @@ from ppl.errors import AddressError, ShapeError
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
 from ppl.semantics.binding import refuse_nan
+from ppl.semantics.derived import Mapped, Rewritten
 from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.handlers import Density, Simulate, Term, Terms
@@ -191,7 +192,7 @@ class Program:
 
     def map(self, f: Callable[[Any], Any]) -> "Program":
         """The program whose value is `f(value)`; its choices are the same."""
-        return Program.of(_Mapped(f), (self,))
+        return Program.of(Mapped(f), (self,))
 
     def marginal(self, addresses: str | list[str] | tuple[str, ...], method: MarginalMethod = EXACTLY) -> "Program":
         """The program seen through some of its choices, the others integrated out.
@@ -275,48 +276,11 @@ class Program:
             if isinstance(value, jax.Array) and not isinstance(value, Tracer):
                 refuse_nan(value, address, staged.infos[address].source)
         choices = {address: jnp.asarray(value) for address, value in choices.items()}
-        return Program.of(_Rewritten(self.name, make), (self, dict(choices)))
+        return Program.of(Rewritten(self.name, make), (self, dict(choices)))
 
 
 def _as_latent(info: SiteInfo) -> SiteInfo:
     return info._replace(kind="latent") if info.kind in ("observed", "fixed") else info
-
-
-class _Named:
-    """A hashable callable with a name: what stands behind a derived program."""
-
-    __slots__ = ("make", "name")
-
-    def __init__(self, name: str, make: Callable[..., Any]) -> None:
-        self.name = name
-        self.make = make
-
-    def _identity(self) -> tuple[Any, ...]:
-        make = self.make
-        return (type(self), self.name, *((make.func, make.args) if isinstance(make, partial) else (make,)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Named) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-
-class _Rewritten(_Named):
-    """Bind a program through a rewriting handler, with values to read."""
-
-    def __call__(self, program: Program, choices: Choices) -> Any:
-        return program.rewrite(self.make(), ch.nest(choices, program.staged))
-
-
-class _Mapped(_Named):
-    """Bind a program and map its value."""
-
-    def __init__(self, f: Callable[[Any], Any]) -> None:
-        super().__init__(getattr(f, "__name__", "map"), f)
-
-    def __call__(self, program: Program) -> Any:
-        return self.make(program.rewrite(Rewrite()))
 
 
 @jax.jit
