@@ -24,6 +24,7 @@ from ppl.inference.posterior import Evidence, Posterior
 from ppl.numerics.weights import LogEvidence, effective_sample_size, log_evidence
 from ppl.semantics.choices import latent_infos
 from ppl.semantics.program import Program
+from ppl.semantics.site import WEIGHING
 from ppl.typing import PRNGKey
 
 
@@ -165,7 +166,7 @@ def _summed_out(proposal: Program, program: Program, shared: list[str], extra: l
     )
     fix = "Fix: marginalise them yourself (proposal.marginal(...)), or write the proposal without them."
     masked = [a for a in shared if infos[a].masked]
-    weighing = [a for a, info in proposal.sites.items() if info.kind in ("observed", "fixed", "factor")]
+    weighing = [a for a, info in proposal.sites.items() if info.kind in WEIGHING]
     if masked or weighing:
         what = f"{masked} lie inside branches" if masked else f"{weighing} weigh the proposal's traces"
         raise AddressError(f"{reason}; and they cannot be summed out, because {what}.\n{fix}")

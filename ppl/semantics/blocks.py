@@ -132,12 +132,3 @@ def compose(*transformers: Transformer) -> Transformer:
 def identity(representation: Any) -> Any:
     """The transformer that does nothing."""
     return representation
-
-
-def require(representation: Any, kind: type, block: str) -> None:
-    """Raise where a block is applied to another representation than it takes."""
-    if not isinstance(representation, kind):
-        raise MeasureError(
-            f"The block {block} was applied to {type(representation).__name__!r}.\nExpected: {kind.__name__}. "
-            "Start from `ppl.suspend(program)` or `ppl.weighted(program)` and `ppl.spawn(n)`."
-        )

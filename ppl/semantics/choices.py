@@ -4,7 +4,7 @@ Users see a flat `dict[str, Array]`; a site whose value is a dict (a marginal ov
 one address a key. The interpreter sees one value a site.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ppl.errors import AddressError, UnboundedError
 from ppl.semantics.binding import checked_value
-from ppl.semantics.site import SiteInfo
+from ppl.semantics.site import SAMPLED, SiteInfo
 from ppl.semantics.staging import StagedProgram, unknown_address
 from ppl.semantics.table import Entry
 
@@ -22,6 +22,12 @@ LATENT = ("latent", "fixed")
 def latent_infos(staged: StagedProgram) -> dict[str, SiteInfo]:
     """The sites whose values are choices."""
     return {address: info for address, info in staged.infos.items() if info.kind == "latent"}
+
+
+def values_like(staged: StagedProgram, addresses: Sequence[str]) -> dict[str, Any]:
+    """Shapes and dtypes of the values at some addresses."""
+    infos = staged.infos
+    return {a: jax.ShapeDtypeStruct(infos[a].shape, infos[a].dtype) for a in addresses}
 
 
 def checked(choices: dict[str, Any], staged: StagedProgram, verb: str, *, complete: bool = False) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def nest(choices: dict[str, Any], staged: StagedProgram) -> dict[str, Any]:
     for site_address, entry in staged.table.items():
         names = [info.address for info in entry.infos]
         present = [name for name in names if name in choices]
-        if not present or entry.site.kind not in ("latent", "observed", "fixed"):
+        if not present or entry.site.kind not in SAMPLED:
             continue
         if len(present) < len(names):
             raise AddressError(

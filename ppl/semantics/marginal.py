@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 
 from ppl.distributions.finite import Outcomes
 from ppl.errors import AddressError, MeasureError
@@ -19,7 +18,7 @@ from ppl.semantics.binding import bind_sample
 from ppl.semantics.elimination import log_marginal
 from ppl.semantics.language import factor
 from ppl.semantics.normalization import Normalized
-from ppl.semantics.site import Site, Source
+from ppl.semantics.site import WEIGHING, Site, Source
 from ppl.semantics.staging import merge, unknown_address
 
 
@@ -78,8 +77,7 @@ class Marginal:
 
     def value_like(self) -> dict[str, Any]:
         """Shapes and dtypes of the kept choices."""
-        infos = self.program.staged.infos
-        return {address: jax.ShapeDtypeStruct(infos[address].shape, infos[address].dtype) for address in self.kept}
+        return ch.values_like(self.program.staged, self.kept)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> dict[str, Any]:
         """Draw the kept choices by running the whole program.
@@ -94,7 +92,7 @@ class Marginal:
                 "so that a draw may not have them.\nExpected: addresses that every run has. Keep what the branch "
                 "returns instead, by giving it a site of its own outside. Scoring and observing the marginal work."
             )
-        weighing = [a for a, info in self.program.sites.items() if info.kind in ("observed", "fixed", "factor")]
+        weighing = [a for a, info in self.program.sites.items() if info.kind in WEIGHING]
         if weighing:
             raise MeasureError(
                 f"A marginal of the program {self.program.name!r} cannot be drawn from: {weighing} weigh its traces.\n"
@@ -153,8 +151,3 @@ def checked_addresses(addresses: str | list[str] | tuple[str, ...], staged: Any)
                 f"Expected: latent addresses: {', '.join(map(repr, known)) or 'there are none'}."
             )
     return kept
-
-
-def evidence(program: Any) -> Any:
-    """Log of the total mass of a finite program, by summation along its structure."""
-    return jnp.asarray(log_marginal(program, {}))

@@ -39,8 +39,8 @@ class Normalized:
 
     def value_like(self) -> dict[str, Any]:
         """Shapes and dtypes of the choices."""
-        infos = ch.latent_infos(self.program.staged)
-        return {address: jax.ShapeDtypeStruct(info.shape, info.dtype) for address, info in infos.items()}
+        staged = self.program.staged
+        return ch.values_like(staged, tuple(ch.latent_infos(staged)))
 
     def outcomes(self) -> Outcomes:
         """All choices with their posterior log probabilities."""

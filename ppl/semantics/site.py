@@ -21,6 +21,12 @@ _SKIPPED = (
 _PLUMBING = (f"{os.sep}functools.py", f"{os.sep}contextlib.py")
 
 
+SAMPLED = ("latent", "observed", "fixed")
+"""The kinds of `sample` sites."""
+WEIGHING = ("observed", "fixed", "factor")
+"""The kinds of sites that weigh a trace beyond the law of its own draws."""
+
+
 class Source(NamedTuple):
     """A line of the user's source."""
 

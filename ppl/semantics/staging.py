@@ -26,7 +26,7 @@ from ppl.errors import (
 )
 from ppl.semantics import jaxpr as jp
 from ppl.semantics import scope
-from ppl.semantics.site import SiteInfo, Source, is_library_file, user_source
+from ppl.semantics.site import SAMPLED, SiteInfo, Source, is_library_file, user_source
 from ppl.semantics.table import Entry, site_table
 
 _NEEDS_CONCRETE = (
@@ -221,7 +221,7 @@ def _suspects(frame: Any, text: str) -> str:
 
 def unknown_address(address: str, infos: dict[str, SiteInfo], verb: str) -> AddressError:
     """The error for an address that a program lacks, with the nearest that it has."""
-    known = [a for a, info in infos.items() if info.kind in ("latent", "observed", "fixed")]
+    known = [a for a, info in infos.items() if info.kind in SAMPLED]
     near = difflib.get_close_matches(address, known, n=1)
     hint = f" Did you mean {near[0]!r} ({infos[near[0]].source})?" if near else ""
     return AddressError(

@@ -22,6 +22,7 @@ from ppl.semantics.language import sample
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Position
 from ppl.semantics.representations import Particle, Population, WeighSites, Weighted, meaning
+from ppl.semantics.site import WEIGHING
 from ppl.semantics.table import CodeKey, site_table
 
 Key = Any
@@ -102,9 +103,9 @@ def scores(equation: Any) -> bool:
     if not jp.has_sites(equation):
         return False
     if equation.primitive in jp.SITES:
-        return equation.params["site"].kind in ("observed", "fixed", "factor")
+        return equation.params["site"].kind in WEIGHING
     tables = [site_table(code.jaxpr) for code in jp.inner_codes(equation)]
-    return any(entry.site.kind in ("observed", "fixed", "factor") for table in tables for entry in table.values())
+    return any(entry.site.kind in WEIGHING for table in tables for entry in table.values())
 
 
 def _cut(equations: list[Any]) -> list[Stage]:
