@@ -89,5 +89,13 @@ class ConvergenceError(PplError):
     """An inference method reports that its result must not be used as it is."""
 
 
+class LawViolation(PplError):
+    """A transformation, kernel, method or estimator does not keep a law; the message holds the smallest evidence."""
+
+
+class ConvergenceWarning(UserWarning):
+    """What a finished run says aloud about its draws: usable with the care that the message names."""
+
+
 class FileFormatError(PplError):
     """A file is damaged, foreign, or of another version."""

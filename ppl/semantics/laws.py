@@ -15,16 +15,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 
-from ppl.errors import PplError
+from ppl.errors import LawViolation
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.language import factor, sample
 from ppl.semantics.model import model
 from ppl.semantics.program import Program
 from ppl.semantics.representations import meaning, population
-
-
-class LawViolation(PplError):
-    """A transformation, kernel or estimator does not keep a law; the message holds the smallest evidence."""
 
 
 class LawReport(NamedTuple):
