@@ -1,0 +1,49 @@
+r"""Dual averaging of the step size: the stochastic approximation that brings a mean acceptance to a target.
+
+Reference: Hoffman & Gelman (2014), *The No-U-Turn Sampler*, eq. (6) and Algorithm 5; constants as there.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+SHRINKAGE = 0.05
+"""gamma: how strongly log step sizes are drawn to their anchor."""
+DELAY = 10.0
+"""t0: how little the first iterations count."""
+FORGETTING = 0.75
+"""kappa: how fast old iterates are forgotten in the average."""
+
+
+class DualAveraging(NamedTuple):
+    """The state: log step sizes (now, and averaged), the mean error of the acceptance, the anchor, the count."""
+
+    log_step: Float[Array, ""]
+    log_average: Float[Array, ""]
+    error: Float[Array, ""]
+    anchor: Float[Array, ""]
+    count: Float[Array, ""]
+
+
+def started(step_size: Any) -> DualAveraging:
+    """A start at a guess; the anchor is ten times it, since large steps are cheap to try."""
+    log_step = jnp.log(jnp.asarray(step_size, jnp.result_type(float)))
+    zero = jnp.zeros_like(log_step)
+    return DualAveraging(log_step, log_step, zero, log_step + jnp.log(10.0).astype(zero.dtype), zero)
+
+
+def updated(state: DualAveraging, acceptance: Any, target: Any) -> DualAveraging:
+    r"""One iteration: $\log\epsilon = \mu - \sqrt{m}/\gamma \; \bar H_m$, averaged with weights $m^{-\kappa}$.
+
+    Args:
+        state: The state after m - 1 iterations.
+        acceptance: The mean acceptance probability of the trajectory.
+        target: What it should be on average.
+    """
+    count = state.count + 1
+    share = 1.0 / (count + DELAY)
+    error = (1 - share) * state.error + share * (target - acceptance)
+    log_step = state.anchor - jnp.sqrt(count) / SHRINKAGE * error
+    weight = count**-FORGETTING
+    return DualAveraging(log_step, weight * log_step + (1 - weight) * state.log_average, error, state.anchor, count)
