@@ -94,7 +94,7 @@ def two_sample(
 
     Every scalar is tested in place (Mann-Whitney), in spread (Mann-Whitney of the distance from the pooled median) and
     in its distribution function (Kolmogorov-Smirnov); every pair of scalars, at most 28, in its dependence
-    (Mann-Whitney of the product of the pooled ranks).
+    (Mann-Whitney of the size of the difference and of the sum of the pooled ranks).
 
     Args:
         first: draws by name, the leading axis runs over independent draws; elements of a name are tested one by one.
@@ -135,9 +135,9 @@ def mmd_test(
 ) -> tuple[float, float]:
     """Kernel two-sample test by permutations: squared maximum mean discrepancy of a Gaussian kernel.
 
-    Coordinates are replaced by their pooled ranks; the kernel is exp(-4 d^2 / median d^2), narrower than is usual, since
-    the rank tests see shifts better. The permutations stop once 20 of them reach the statistic (Besag and Clifford):
-    `p = 20 / tried`, else `p = (reached + 1) / (permutations + 1)`; either is valid.
+    Coordinates are replaced by their pooled ranks; the kernel is exp(-4 d^2 / median d^2), narrower than is usual,
+    since the rank tests see shifts better. The permutations stop once 20 of them reach the statistic (Besag and
+    Clifford): `p = 20 / tried`, else `p = (reached + 1) / (permutations + 1)`; either is valid.
 
     Args:
         first: draws; the first 256 are used.
@@ -193,9 +193,9 @@ def _pair_rows(one: Columns, other: Columns) -> list[Row]:
     size = len(one.values)
     pairs = itertools.islice(itertools.combinations(range(len(one.names)), 2), MOST_PAIRS)
     return [
-        _mann_whitney(f"{one.names[i]}, {one.names[j]}", "dependence", product[:size], product[size:])
+        _mann_whitney(f"{one.names[i]} {sign} {one.names[j]}", "dependence", distance[:size], distance[size:])
         for i, j in pairs
-        for product in [ranks[:, i] * ranks[:, j]]
+        for sign, distance in (("-", np.abs(ranks[:, i] - ranks[:, j])), ("+", np.abs(ranks[:, i] + ranks[:, j])))
     ]
 
 
