@@ -130,8 +130,13 @@ def metropolis(key, joint, *, sign=1.0, symmetric=True):
     return joint | {"x": jnp.where(accept, new, x)}
 
 
+def with_residual(joint):
+    return joint | {"residual": joint["x"] - joint["y"].mean()}
+
+
 def test_a_right_kernel_passes(key):
     assert one_step_joint(draw_joint, metropolis, key=key, steps=3).check().p_value > 1e-6
+    assert one_step_joint(draw_joint, metropolis, key=key, quantities=with_residual).check().p_value > 1e-6
 
 
 @pytest.mark.parametrize("broken", [{"sign": 0.5}, {"symmetric": False}], ids=["tempered", "drift"])
@@ -140,4 +145,4 @@ def test_wrong_kernels_are_killed(broken, key):
         return metropolis(key, joint, **broken)
 
     with pytest.raises(LawViolation, match="should have one law"):
-        one_step_joint(draw_joint, move, key=key, steps=5, replicates=2000).check()
+        one_step_joint(draw_joint, move, key=key, steps=5, quantities=with_residual).check()
