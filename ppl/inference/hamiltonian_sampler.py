@@ -1,0 +1,307 @@
+"""Hamiltonian chains as a `Sampler` of the runner: starts, warm-up windows, stretches of compiled transitions.
+
+Each chain adapts its own step size and metric; nothing is shared between chains, so R-hat means what it says. The host
+holds the plan; one compiled function does all the work, whatever the phase: even the first log density and the first
+step size come from it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ppl.inference.progress import Progress
+from ppl.inference.runner import Batch
+from ppl.inference.warmup import (
+    Adaptation,
+    empty_window,
+    initial_state,
+    joined,
+    learn,
+    moved_to,
+    started,
+    window_ends,
+    window_of,
+)
+from ppl.numerics.chain import STATS, ChainState, Recorded, Sizes, Stretch, sizes_for, stretch
+from ppl.numerics.metric import Metric, identity
+from ppl.numerics.metric_estimates import Window, first_metric
+from ppl.typing import PRNGKey
+
+COMPILER = {"cpu": {"xla_backend_optimization_level": 2}}
+"""On CPU the highest level costs half as much compile time again and gains nothing here (docs/decisions)."""
+CROSSED = 0.8
+"""The acceptance of one leapfrog step across which the first step size is brought."""
+HALVINGS = 60
+"""The most doublings or halvings of the first step size."""
+
+
+class Plan(NamedTuple):
+    """What a run of chains does.
+
+    Attributes:
+        warmup, draws, thin: Transitions thrown away, draws kept, transitions a draw.
+        target: Mean acceptance to adapt to.
+        depth: The most doublings of a trajectory.
+        capacity: Directions of the metric that there is room for (part of the compiled code).
+        cutoff: Eigenvalues of the metric nearer to one than by this factor are one.
+    """
+
+    warmup: int
+    draws: int
+    thin: int
+    target: float
+    depth: int
+    capacity: int
+    cutoff: float
+
+
+class Carry(NamedTuple):
+    """A group of chains between two advances; leading axes are chains, except where the group is one chain alone."""
+
+    chains: Any
+    state: ChainState
+    metric: Metric
+    windows: tuple[Window, ...]
+    done: Any
+
+
+@lru_cache(maxsize=8)
+def _compiled(backend: str, *, lockstep: bool) -> Any:
+    """The one compiled function: a stretch of one chain, or of chains side by side."""
+
+    def one(target: Any, key: PRNGKey, chain: Any, metric: Metric, state: ChainState, what: Stretch, sizes: Sizes) -> Any:
+        gradient = jax.value_and_grad(target.log_density)
+        return stretch(gradient, metric, state, jax.random.fold_in(key, chain), what, sizes)
+
+    def many(target: Any, key: PRNGKey, chain: Any, metric: Metric, state: ChainState, what: Any, sizes: Sizes) -> Any:
+        return jax.vmap(lambda c, m, s: one(target, key, c, m, s, what, sizes))(chain, metric, state)
+
+    return jax.jit(many if lockstep else one, static_argnums=6, compiler_options=COMPILER.get(backend, {}))
+
+
+@dataclass(frozen=True, eq=False)
+class HamiltonianSampler:
+    """NUTS chains on a target.
+
+    Attributes:
+        target: A pytree with `dim` and `log_density(vector)`, such as `Flat`.
+        key: The run's key; chain i uses it folded with i.
+        plan: What to do.
+        start_at: From (chain, attempt) to a vector to start from; raises where it has no more to offer.
+        adaptation: What an earlier run learnt, or None.
+        lockstep: Whether the chains of a group go side by side in one compiled loop.
+    """
+
+    target: Any
+    key: PRNGKey
+    plan: Plan
+    start_at: Callable[[int, int], np.ndarray]
+    adaptation: Adaptation | None
+    lockstep: bool
+
+    @property
+    def total(self) -> int:
+        """Transitions of a chain."""
+        return self.plan.warmup + self.plan.draws * self.plan.thin
+
+    def done(self, carry: Carry) -> int:
+        """Transitions made."""
+        return int(carry.done)
+
+    # --- the start ---------------------------------------------------------------------------------------------------
+
+    def start(self, chains: Sequence[int], device: Any) -> Carry:
+        """Find a start of finite density for each chain, a first metric and a first step size."""
+        del device
+        numbers = np.asarray(chains, np.int32)
+        metrics = _stack([self._blank_metric() for _ in chains])
+        states = _stack([initial_state(np.zeros(self.target.dim, metrics.scale.dtype)) for _ in chains])
+        missing, attempt = np.ones(len(chains), bool), 0
+        while missing.any():
+            tried = _stack([initial_state(self._start(int(c), attempt)) for c in numbers])
+            tried = self._evaluated(numbers, metrics, tried)
+            states = _where(missing, tried, states)
+            missing &= ~_sound(states)
+            attempt += 1
+        metrics, states = self._in_first_metric(chains, metrics, states)
+        states = self._with_first_step(numbers, metrics, states)
+        windows = tuple(empty_window(self.target.dim) for _ in chains)
+        return Carry(self._native(numbers), self._native(states), self._native(metrics), windows, np.int64(0))
+
+    def _blank_metric(self) -> Metric:
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
+        return jax.tree.map(np.asarray, identity(self.target.dim, self.plan.capacity, dtype))
+
+    def _start(self, chain: int, attempt: int) -> np.ndarray:
+        if self.adaptation is not None and attempt == 0:
+            return np.asarray(self.adaptation.positions)[chain % len(self.adaptation.positions)]
+        return self.start_at(chain, attempt)
+
+    def _in_first_metric(self, chains: Sequence[int], metrics: Metric, states: ChainState) -> tuple[Metric, ChainState]:
+        moved = []
+        for row, chain in enumerate(chains):
+            metric, state = _at(metrics, row), _at(states, row)
+            gradient = np.asarray(state.point.gradient, np.float64)
+            known = self._known_metric(chain) if self.adaptation else first_metric(gradient, metric)
+            moved.append(moved_to(known, state, state.point.position, gradient))
+        return _stack([m for m, _ in moved]), _stack([s for _, s in moved])
+
+    def _known_metric(self, chain: int) -> Metric:
+        assert self.adaptation is not None
+        return _at(self.adaptation.metric, chain % len(self.adaptation.step_size))
+
+    def _with_first_step(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> ChainState:
+        """A known step size, or one found by doubling or halving until one leapfrog step crosses an acceptance."""
+        dtype = states.step.log_step.dtype
+        if self.adaptation is not None:
+            known = np.asarray(self.adaptation.step_size)
+            return states._replace(step=_stack([started(known[c % len(known)], dtype) for c in numbers]))
+        size, ups = np.exp(states.step.log_step.astype(np.float64)), None
+        going = np.ones(len(numbers), bool)
+        for _ in range(HALVINGS):
+            states = states._replace(step=_stack([started(s, dtype) for s in size]))
+            high = self._acceptance(numbers, metrics, states) > CROSSED
+            ups = high if ups is None else ups
+            going &= high == ups
+            if not going.any():
+                break
+            size = np.where(going, size * np.where(ups, 2.0, 0.5), size)
+        return states
+
+    def _acceptance(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> np.ndarray:
+        _, record = self._call(numbers, metrics, states, self._what(1, adapt=False, depth=1))
+        return record.stats[:, 0, STATS.index("acceptance")]
+
+    def _evaluated(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> ChainState:
+        """The states with log density and gradient; a transition of step size zero finds them."""
+        found, _ = self._call(numbers, metrics, states, self._what(1, adapt=False, scale=0.0, depth=1))
+        return found._replace(transition=states.transition)
+
+    def _call(self, numbers: np.ndarray, metrics: Metric, states: ChainState, what: Stretch) -> Any:
+        """One stretch, from and to host arrays with a leading axis of chains."""
+        args = (self._native(numbers), self._native(metrics), self._native(states))
+        return self._batched(self._run(*args, what))
+
+    # --- transitions -------------------------------------------------------------------------------------------------
+
+    def advance(self, carry: Carry, transitions: int) -> tuple[Carry, Batch]:
+        """Run transitions up to the next end of a window; learn a metric there."""
+        done, warmup = int(carry.done), self.plan.warmup
+        adapting = done < warmup
+        count = self._count(done, transitions)
+        what = self._what(count, adapt=adapting, thin=1 if adapting else self.plan.thin)
+        state, record = self._run(carry.chains, carry.metric, carry.state, what)
+        record = self._batched(record)
+        rows = count if adapting else count // self.plan.thin
+        kept = Recorded(*(part[:, :rows] for part in record))
+        carry = carry._replace(state=state, done=np.int64(done + count))
+        if adapting:
+            carry = self._learnt(carry, kept)
+            return carry, self._batch(kept, 0, count, "warm-up")
+        return carry, self._batch(kept, rows, count, "sampling")
+
+    def _count(self, done: int, budget: int) -> int:
+        """How many transitions to run now: within the budget, the record, the window, and whole draws."""
+        thin, sizes = self.plan.thin, self._sizes
+        if done < self.plan.warmup:
+            ends = (*window_ends(self.plan.warmup), self.plan.warmup)
+            return min(max(budget, 1), sizes.rows, min(end for end in ends if end > done) - done)
+        left = self.total - done
+        return min(max(budget // thin, 1) * thin, sizes.rows * thin, left)
+
+    def _learnt(self, carry: Carry, record: Recorded) -> Carry:
+        """The carry after a stretch of warm-up: windows grown, and at the end of a window learnt from."""
+        ends = window_ends(self.plan.warmup)
+        if not ends or int(carry.done) > ends[-1]:
+            return carry
+        metrics = self._batched(carry.metric)
+        grown = tuple(
+            joined(window, window_of(_at(metrics, row), record.positions[row], record.gradients[row]))
+            for row, window in enumerate(carry.windows)
+        )
+        if int(carry.done) not in ends:
+            return carry._replace(windows=grown)
+        states = self._batched(carry.state)
+        pairs = [learn(_at(metrics, i), _at(states, i), w, self.plan.cutoff) for i, w in enumerate(grown)]
+        metric, state = (self._native(_stack([pair[i] for pair in pairs])) for i in (0, 1))
+        empty = tuple(empty_window(self.target.dim) for _ in grown)
+        return carry._replace(metric=metric, state=state, windows=empty)
+
+    def _batch(self, record: Recorded, rows: int, count: int, phase: str) -> Batch:
+        stats = record.stats
+        diverging = int(stats[:, :rows, STATS.index("diverging")].sum())
+        step_size = float(np.median(stats[:, -1, STATS.index("step_size")]))
+        kept = {"positions": record.positions[:, :rows], "stats": stats[:, :rows]}
+        return Batch(kept, Progress(count * len(stats), diverging, step_size, phase))
+
+    def adaptation_of(self, carries: Sequence[Carry]) -> Adaptation:
+        """What the chains learnt."""
+        states = _concatenated([self._batched(carry.state) for carry in carries])
+        metrics = _concatenated([self._batched(carry.metric) for carry in carries])
+        size = np.exp(states.step.log_average)
+        rows = range(len(size))
+        positions = [_position(_at(metrics, i), states.point.position[i]) for i in rows]
+        return Adaptation(size, metrics, np.stack(positions))
+
+    # --- the compiled function ---------------------------------------------------------------------------------------
+
+    @property
+    def _sizes(self) -> Sizes:
+        return sizes_for(self.target.dim, max(10, self.plan.depth), lockstep=self.lockstep)
+
+    def _what(self, transitions: int, *, adapt: bool, thin: int = 1, scale: float = 1.0, depth: int = 0) -> Stretch:
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
+        return Stretch(
+            np.int32(transitions),
+            np.int32(thin),
+            np.asarray(self.plan.target, dtype),
+            np.bool_(adapt),
+            np.int32(depth or self.plan.depth),
+            np.asarray(scale, dtype),
+        )
+
+    def _run(self, chains: Any, metric: Metric, state: ChainState, what: Stretch) -> Any:
+        function = _compiled(jax.default_backend(), lockstep=self.lockstep)
+        return function(self.target, self.key, chains, metric, state, what, self._sizes)
+
+    def _native(self, tree: Any) -> Any:
+        """From host arrays with a leading axis of chains to what the compiled function takes."""
+        return tree if self.lockstep else _at(tree, 0)
+
+    def _batched(self, tree: Any) -> Any:
+        """Host arrays with a leading axis of chains."""
+        widen = (lambda x: np.asarray(x)) if self.lockstep else (lambda x: np.asarray(x)[None])
+        return jax.tree.map(widen, tree)
+
+
+def _sound(states: ChainState) -> np.ndarray:
+    """Which states have a finite density and gradient."""
+    return np.isfinite(states.point.log_density) & np.isfinite(states.point.gradient).all(axis=-1)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+
+def _concatenated(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *x: np.concatenate(x), *trees)
+
+
+def _at(tree: Any, row: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[row], tree)
+
+
+def _where(flags: np.ndarray, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
+
+
+def _position(metric: Metric, coordinates: np.ndarray) -> np.ndarray:
+    """`ppl.numerics.metric.to_position` on the host."""
+    rank = int(metric.rank)
+    rows = metric.directions[:rank]
+    stretched = coordinates + (metric.stretch[:rank] * (rows @ coordinates)) @ rows
+    return metric.center + metric.scale * stretched

@@ -1,0 +1,130 @@
+"""The plan of a warm-up, and what is learnt in it: metrics from windows, step sizes to start with. On the host.
+
+Windows double in length, so that a bad early metric is soon forgotten; the last one, more than half of the warm-up,
+gives the metric for sampling, and a final stretch adapts the step size to it. Reference: the Stan Reference Manual,
+*HMC algorithm parameters*, for the three phases; first windows are shorter here, since gradients tell more than draws.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppl.numerics.chain import UNKNOWN, ChainState
+from ppl.numerics.metric import Metric
+from ppl.numerics.metric_estimates import Window, estimate, original_gradients
+from ppl.numerics.step_size import DualAveraging
+from ppl.numerics.trajectory import Point
+
+FIRST_WINDOW = 10
+"""Transitions of the first window."""
+LAST_STRETCH = 0.05
+"""Share of the warm-up that adapts the step size alone, at least `FIRST_WINDOW` transitions."""
+
+
+class Adaptation(NamedTuple):
+    """What a warm-up learnt, by chain: give it to another run as `ppl.NUTS(adaptation=...)`.
+
+    Attributes:
+        step_size: In the coordinates of the metric.
+        metric: The change of coordinates.
+        positions: The last unconstrained positions, where the next run starts.
+    """
+
+    step_size: Any
+    metric: Metric
+    positions: Any
+
+
+def window_ends(warmup: int) -> tuple[int, ...]:
+    """The transitions after which the metric is estimated anew.
+
+    Examples:
+        >>> window_ends(1000)
+        (10, 20, 40, 80, 160, 320, 950)
+        >>> window_ends(15), window_ends(0)
+        ((5,), ())
+    """
+    last = warmup - max(FIRST_WINDOW, round(LAST_STRETCH * warmup))
+    if last < 2:
+        return ()
+    ends, end = [], FIRST_WINDOW
+    while end <= 0.4 * last:
+        ends.append(end)
+        end *= 2
+    return (*ends, last)
+
+
+def started(step_size: float, dtype: Any) -> DualAveraging:
+    """`ppl.numerics.step_size.started` on the host."""
+    log_step, zero = np.log(step_size).astype(dtype), np.zeros((), dtype)
+    return DualAveraging(log_step, log_step, zero, (log_step + np.log(10.0)).astype(dtype), zero)
+
+
+def default_step(dim: int) -> float:
+    """A step size for a target that its metric makes standard normal: the acceptance falls with d eps^4."""
+    return float(max(dim, 1) ** -0.25)
+
+
+def initial_state(position: Any) -> ChainState:
+    """A chain at a position where nothing has been evaluated yet, in the coordinates of the identity metric."""
+    position = np.asarray(position)
+    zero = np.zeros_like(position)
+    point = Point(position, zero, zero, np.asarray(UNKNOWN, position.dtype))
+    return ChainState(point, started(default_step(position.size), position.dtype), np.int32(0))
+
+
+def moved_to(metric: Metric, state: ChainState, position: np.ndarray, gradient: np.ndarray) -> tuple[Metric, ChainState]:
+    """A state in the coordinates of a new metric, centred at the position; the step size starts anew.
+
+    Args:
+        metric: The new metric.
+        state: The state in the old coordinates.
+        position: In the original coordinates.
+        gradient: Of the log density there, with respect to the original coordinates.
+    """
+    dtype = np.asarray(metric.scale).dtype
+    metric = metric._replace(center=np.asarray(position, dtype))
+    point = Point(np.zeros_like(metric.center), np.zeros_like(metric.center), pulled(metric, gradient), state.point[3])
+    return metric, state._replace(point=point, step=started(default_step(len(position)), dtype))
+
+
+def pulled(metric: Metric, gradient: np.ndarray) -> np.ndarray:
+    """`ppl.numerics.metric.pull_gradient` on the host, in double precision."""
+    rank = int(metric.rank)
+    rows = np.asarray(metric.directions, np.float64)[:rank]
+    scaled = np.asarray(metric.scale, np.float64) * gradient
+    stretched = scaled + (np.asarray(metric.stretch, np.float64)[:rank] * (rows @ scaled)) @ rows
+    return np.asarray(stretched, np.asarray(metric.scale).dtype)
+
+
+def learn(metric: Metric, state: ChainState, window: Window, cutoff: float) -> tuple[Metric, ChainState]:
+    """At the end of a window: the metric that it shows, and the state in its coordinates.
+
+    A window in which the chain hardly moved teaches nothing; then only the step size starts anew.
+    """
+    position, gradient = window.draws[-1], window.gradients[-1]
+    if not _informative(window):
+        return moved_to(metric, state, position, gradient)
+    return moved_to(estimate(window, metric, cutoff), state, position, gradient)
+
+
+def _informative(window: Window) -> bool:
+    finite = np.isfinite(window.draws).all() and np.isfinite(window.gradients).all()
+    return bool(finite and len(np.unique(window.draws[:, 0])) > max(2, len(window.draws) // 20))
+
+
+def window_of(metric: Metric, positions: np.ndarray, gradients: np.ndarray) -> Window:
+    """The window that a recorded stretch of transitions makes."""
+    return Window(np.asarray(positions, np.float64), original_gradients(metric, gradients))
+
+
+def joined(first: Window, second: Window) -> Window:
+    """One window after another."""
+    return Window(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
+
+
+def empty_window(dim: int) -> Window:
+    """No draws."""
+    return Window(np.zeros((0, dim)), np.zeros((0, dim)))
+
+
