@@ -15,10 +15,10 @@ from ppl.numerics.metric_estimates import Window, estimate, original_gradients
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
 
-FIRST_WINDOW = 10
+FIRST_WINDOW = 20
 """Transitions of the first window."""
 LAST_STRETCH = 0.05
-"""Share of the warm-up that adapts the step size alone, at least `FIRST_WINDOW` transitions."""
+"""Share of the warm-up that adapts the step size alone, at least ten transitions."""
 
 
 class Adaptation(NamedTuple):
@@ -40,17 +40,18 @@ def window_ends(warmup: int) -> tuple[int, ...]:
 
     Examples:
         >>> window_ends(1000)
-        (10, 20, 40, 80, 160, 320, 950)
+        (20, 60, 140, 300, 950)
         >>> window_ends(15), window_ends(0)
         ((5,), ())
     """
-    last = warmup - max(FIRST_WINDOW, round(LAST_STRETCH * warmup))
+    last = warmup - max(10, round(LAST_STRETCH * warmup))
     if last < 2:
         return ()
-    ends, end = [], FIRST_WINDOW
+    ends, end, size = [], FIRST_WINDOW, FIRST_WINDOW
     while end <= 0.4 * last:
         ends.append(end)
-        end *= 2
+        size *= 2
+        end += size
     return (*ends, last)
 
 

@@ -34,13 +34,11 @@ class ChainState(NamedTuple):
         point: In the coordinates of the metric; its momentum is that of the end of the last trajectory.
         step: The dual averaging of the step size.
         transition: The number of the next transition.
-        key: The chain's key.
     """
 
     point: Point
     step: DualAveraging
     transition: Int[Array, ""]
-    key: PRNGKey
 
 
 class Recorded(NamedTuple):
@@ -65,14 +63,16 @@ class Stretch(NamedTuple):
         thin: Every how many of them one is recorded.
         target: The acceptance to adapt to.
         adapt: Whether the step size is adapted; if not, the averaged one is used.
+        depth: The most doublings, at most those that there is room for.
         scale: A factor on the step size (0 evaluates the density at the start, and moves nowhere).
     """
 
-    transitions: Int[Array, ""]
-    thin: Int[Array, ""]
-    target: Float[Array, ""]
-    adapt: Array
-    scale: Float[Array, ""]
+    transitions: Int[Any, ""]
+    thin: Int[Any, ""]
+    target: Float[Any, ""]
+    adapt: Any
+    depth: Int[Any, ""]
+    scale: Float[Any, ""]
 
 
 class Sizes(NamedTuple):
@@ -91,21 +91,16 @@ def sizes_for(dim: int, doublings: int, *, lockstep: bool) -> Sizes:
     return Sizes(rows, max(1, min(32, budget // max(dim, 1))), doublings, lockstep)
 
 
-def fresh(position: Any, step: DualAveraging, transition: Any, key: PRNGKey) -> ChainState:
-    """A chain at coordinates where nothing has been evaluated yet."""
-    zero = jnp.zeros_like(position)
-    return ChainState(Point(position, zero, zero, jnp.asarray(UNKNOWN, position.dtype)), step, transition, key)
-
-
 def stretch(
-    value_and_grad: ValueAndGrad, metric: Metric, state: ChainState, what: Stretch, sizes: Sizes
+    value_and_grad: ValueAndGrad, metric: Metric, state: ChainState, key: PRNGKey, what: Stretch, sizes: Sizes
 ) -> tuple[ChainState, Recorded]:
     """Run some transitions of a chain.
 
     Args:
         value_and_grad: Log density (nats) and gradient of a position in the original coordinates.
         metric: The change of coordinates.
-        state: Where the chain stands.
+        state: Where the chain stands; a log density of `UNKNOWN` says that nothing has been evaluated there yet.
+        key: The chain's key.
         what: How many transitions, and how.
         sizes: The sizes of the record and of the blocks of noise.
 
@@ -121,7 +116,7 @@ def stretch(
     def block(carry: Any) -> Any:
         done, state, record = carry
         count = jnp.minimum(sizes.block, what.transitions - done)
-        noise = _noise(state.key, state.transition, sizes.block, dim, dtype)
+        noise = _noise(key, state.transition, sizes.block, dim, dtype)
         state, record = walk(within, put, noise, count, (done, state, record), (what, sizes))
         return done + count, state, record
 
@@ -182,7 +177,7 @@ def _landed(state: ChainState, tree: Tree, what: Stretch) -> ChainState:
     """The state after a finished trajectory."""
     acceptance = tree.accepted / tree.leaves
     step = select(what.adapt, updated(state.step, acceptance, what.target), state.step)
-    return ChainState(tree.proposal, step, state.transition + 1, state.key)
+    return ChainState(tree.proposal, step, state.transition + 1)
 
 
 def _nested_walk(
@@ -198,7 +193,7 @@ def _nested_walk(
 
         def grow(growth: Any) -> Any:
             drawn = _leaf_noise(key, growth[0].leaves, step_size.dtype)
-            return leaf(value_and_grad, step_size, growth, drawn, lockstep=False)
+            return leaf(value_and_grad, step_size, growth, drawn, what.depth, lockstep=False)
 
         tree, _ = lax.while_loop(lambda g: ~g[0].finished, grow, _planted(state, noise, number, sizes))
         return _landed(state, tree, what), put(record, done + number, tree, step_size)
@@ -217,7 +212,7 @@ def _flat_walk(
         number, state, record, growth = carry
         step_size = _step_size(state, what)
         drawn = _leaf_noise(noise.keys[number], growth[0].leaves, step_size.dtype)
-        growth = leaf(value_and_grad, step_size, growth, drawn, lockstep=True)
+        growth = leaf(value_and_grad, step_size, growth, drawn, what.depth, lockstep=True)
 
         def land(carry: Any) -> Any:
             number, state, record, (tree, _) = carry

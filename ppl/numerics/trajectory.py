@@ -134,6 +134,7 @@ def leaf(
     step_size: Any,
     growth: Growth,
     noise: tuple[Any, Any, Any],
+    most_doublings: Any,
     *,
     lockstep: bool,
 ) -> Growth:
@@ -145,6 +146,7 @@ def leaf(
         growth: The tree and its half under construction.
         noise: Two uniform numbers in [0, 1) and a coin: for the proposal of the half, for that of the tree, and for
             the next direction. The last two are used only where the half is complete.
+        most_doublings: When to stop in any case; at most those that `plant` made room for.
         lockstep: Whether many trees grow side by side under `vmap`; then all checks are made at once, without a loop.
 
     Returns:
@@ -159,7 +161,7 @@ def leaf(
     whole = half.leaf == jnp.left_shift(jnp.int32(1), tree.depth)
 
     def double(growth: Growth) -> Growth:
-        doubled = _doubled(*growth, ~(turning | diverging), between)._replace(diverging=diverging)
+        doubled = _doubled(*growth, ~(turning | diverging), between, most_doublings)._replace(diverging=diverging)
         return doubled, _next_half(doubled, growth[1], forward)
 
     return lax.cond(whole | turning | diverging, double, lambda growth: growth, (tree, half))
@@ -235,7 +237,7 @@ def _joint_turned(half: Half, begin: tuple[Any, Any, Any], middle: tuple[Any, An
     return turned(begin[0], middle[0], left_sum + middle[0]) | turned(middle[1], half.previous, right_sum + middle[1])
 
 
-def _doubled(tree: Tree, half: Half, sound: Any, uniform: Any) -> Tree:
+def _doubled(tree: Tree, half: Half, sound: Any, uniform: Any, most_doublings: Any) -> Tree:
     """The tree with its new half; an unsound half (turned, divergent) is left out and ends the trajectory."""
     forward = half.direction > 0
     take = sound & (jnp.log(uniform) < half.log_weight - tree.log_weight)
@@ -254,4 +256,4 @@ def _doubled(tree: Tree, half: Half, sound: Any, uniform: Any) -> Tree:
         log_weight=jnp.logaddexp(tree.log_weight, half.log_weight),
         proposal=select(take, half.proposal, tree.proposal),
     )
-    return select(sound, grown, tree)._replace(depth=depth, finished=~sound | turning | (depth >= half.firsts.shape[0] - 1))
+    return select(sound, grown, tree)._replace(depth=depth, finished=~sound | turning | (depth >= most_doublings))
