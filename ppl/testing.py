@@ -1,5 +1,18 @@
-"""The laws of this package for the user's own transformations."""
+"""The laws of this package for the user's own transformations, methods and kernels."""
 
+from ppl.diagnostics.calibration import Calibration, one_step_joint
+from ppl.diagnostics.two_sample import TwoSample, two_sample
+from ppl.inference.calibration import sbc
 from ppl.semantics.laws import LawReport, LawViolation, check_transformer, finite_programs
 
-__all__ = ["LawReport", "LawViolation", "check_transformer", "finite_programs"]
+__all__ = [
+    "Calibration",
+    "LawReport",
+    "LawViolation",
+    "TwoSample",
+    "check_transformer",
+    "finite_programs",
+    "one_step_joint",
+    "sbc",
+    "two_sample",
+]

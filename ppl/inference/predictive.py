@@ -18,6 +18,7 @@ from ppl.errors import AddressError, ShapeError
 from ppl.inference.population import Given, one_particle
 from ppl.semantics.binding import bind_sample
 from ppl.semantics.choices import refuse_unbounded
+from ppl.semantics.derived import Rewritten
 from ppl.semantics.jaxpr import Lane
 from ppl.semantics.keys import as_key
 from ppl.semantics.program import Program
@@ -43,11 +44,7 @@ class Forget(Rewrite):
 
 def without_data(program: Program) -> Program:
     """The same program with its observations left to be drawn."""
-    return Program.of(_forgotten, (program,))
-
-
-def _forgotten(program: Program) -> Any:
-    return program.rewrite(Forget())
+    return Program.of(Rewritten(program.name, Forget), (program, {}))
 
 
 def predict(
