@@ -3,6 +3,8 @@
 from ppl.inference.door import infer
 from ppl.inference.exact import Exact
 from ppl.inference.importance import Importance
+from ppl.inference.involution_check import check_involution
+from ppl.inference.involutive import involutive
 from ppl.inference.method import Method, Settings
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.reachability import Reachability, irreducible, transitions
@@ -17,7 +19,9 @@ __all__ = [
     "Posterior",
     "Reachability",
     "Settings",
+    "check_involution",
     "infer",
+    "involutive",
     "irreducible",
     "load",
     "trace_mh_kernel",
