@@ -1,7 +1,11 @@
 """QuasiBorel: a probabilistic programming language embedded in Python, on JAX."""
 
+from ppl import native
+
+native.enable()
+
 from ppl import distributions, errors, inference, testing
-from ppl.inference import MH, Exact, Importance, Posterior, infer, load
+from ppl.inference import MH, NUTS, Exact, Importance, Posterior, infer, load
 from ppl.interop import from_numpyro
 from ppl.semantics.blocks import compose, identity, proper, push_evidence, resample, spawn
 from ppl.semantics.finite import FiniteMeasure
@@ -37,6 +41,7 @@ __all__ = [
     "Importance",
     "MH",
     "Model",
+    "NUTS",
     "Particle",
     "Population",
     "Posterior",

@@ -6,6 +6,7 @@ from ppl.inference.importance import Importance
 from ppl.inference.involution_check import check_involution
 from ppl.inference.involutive import involutive
 from ppl.inference.method import Method, Settings
+from ppl.inference.nuts import NUTS
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.trace_mh import MH, trace_mh_kernel
@@ -16,6 +17,7 @@ __all__ = [
     "Exact",
     "Importance",
     "Method",
+    "NUTS",
     "Posterior",
     "Reachability",
     "Settings",

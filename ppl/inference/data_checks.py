@@ -19,9 +19,10 @@ from numpyro.distributions import constraints
 from ppl.distributions.density import in_support
 from ppl.distributions.scaled import Scaled
 from ppl.errors import DegenerateWeightsError, NaNError, SupportError
-from ppl.inference.population import Propose, in_lanes, over_lanes, population
+from ppl.inference.population import Given, Propose, in_lanes, over_lanes, population
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import NAN_ADVICE
+from ppl.semantics.jaxpr import Lane
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position, SampleSite
 from ppl.typing import PRNGKey
@@ -143,18 +144,44 @@ def check_data(program: Program, key: PRNGKey) -> None:
         SupportError: an observation lies outside its support in every one of 16 prior draws.
         DegenerateWeightsError: no draw has a finite log density, and some have NaN or plus infinity.
     """
-    staged = program.staged
-    ch.refuse_unbounded(staged, "posterior")
+    ch.refuse_unbounded(program.staged, "posterior")
     report = jax.tree.map(np.asarray, _report(program, key))
-    for address, seen in report.sites.items():
-        source = staged.table[address].site.source
-        _check_nan(address, source, seen)
-        if not any(info.masked for info in staged.table[address].infos):
-            _check_support(program, address, seen, key)
+    check_observations(program, report.sites, key)
     finite = np.isfinite(report.log_density)
     wrong = np.isnan(report.log_density) | np.isposinf(report.log_density)
     if wrong.any() and not finite.any():
         _not_a_number(program, jax.random.fold_in(key, int(np.argmax(wrong))), int(wrong.sum()))
+
+
+def inspected_at(program: Program, choices: dict[str, Any]) -> dict[str, Inspected]:
+    """What is seen of the observations at some given choices (leading axis: `DRAWS` of them); nothing is drawn."""
+
+    def one(given: dict[str, Any]) -> dict[str, Inspected]:
+        nested = ch.nest(given, program.staged)
+        reads = {address: Given(value, None) for address, value in nested.items()}
+        result = in_lanes(program, Inspect(jax.random.key(0)), reads)[1]
+        return {a: w for a, w in result.writes.items() if isinstance(w, Inspected)}
+
+    seen = jax.vmap(one, axis_size=DRAWS, axis_name=Lane(0))(choices)
+    return {a: _summary(x) for a, x in seen.items()}
+
+
+def _summary(seen: Inspected) -> Inspected:
+    """One value (the one with NaN, if any), the NaN of any draw, and what is outside in every draw."""
+    worst = jnp.argmax(jnp.any(seen.nan.reshape(DRAWS, -1), axis=1))
+    return Inspected(
+        jax.tree.map(lambda x: x[worst], seen.value), jnp.any(seen.nan, axis=0), jnp.all(seen.outside, axis=0)
+    )
+
+
+def check_observations(program: Program, sites: dict[str, Inspected], key: PRNGKey) -> None:
+    """Raise where an observation holds NaN, or lies outside its support in every draw looked at."""
+    staged = program.staged
+    for address, seen in sites.items():
+        source = staged.table[address].site.source
+        _check_nan(address, source, seen)
+        if not any(info.masked for info in staged.table[address].infos):
+            _check_support(program, address, seen, key)
 
 
 def _check_nan(address: str, source: Any, seen: Inspected) -> None:

@@ -1,16 +1,20 @@
 """`ppl.infer`: the one door from a program to a posterior. It looks at the data, then lets the method run."""
 
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from ppl.inference import data_checks
-from ppl.inference.method import Method, Settings, positive
+from ppl.inference.method import ChecksData, Method, Settings, positive
 from ppl.inference.posterior import Posterior
 from ppl.semantics.keys import as_key
 from ppl.semantics.program import Program
+from ppl.semantics.staging import unknown_address
 
 _CHECKS = 0x64617461
+LAYOUTS = (None, "threads", "vmap", "devices")
 
 
 def infer(
@@ -21,19 +25,31 @@ def infer(
     chains: int | None = None,
     warmup: int | None = None,
     draws: int | None = None,
+    thin: int | None = None,
+    progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    keep: Sequence[str] | Callable[[dict[str, Any]], Any] | None = None,
+    layout: str | None = None,
     check_data: bool = True,
 ) -> Posterior:
     """Infer the posterior: the program's measure divided by its mass.
 
     Args:
         program: A model with its arguments bound.
-        method: How: `ppl.Importance(...)`, `ppl.Exact()`, `ppl.MH()`, or any object with a method
+        method: How: `ppl.NUTS()`, `ppl.Importance(...)`, `ppl.Exact()`, `ppl.MH()`, ..., or any object with a method
             `run(program, key, settings)`.
         key: An int seed or a JAX key; the same key gives the same posterior.
         chains: Number of independent chains, for methods that run chains.
         warmup: Draws of each chain that are thrown away.
         draws: Draws kept of each chain.
-        check_data: Whether to look at the observations first, on 16 prior draws.
+        thin: Steps of a chain for each draw kept.
+        progress: Whether to show a progress bar; by default where the output is a terminal or a notebook.
+        checkpoint: A file to which the chains are saved from time to time. Where it exists, the run goes on from it, bit
+            for bit as if it had not been interrupted.
+        keep: The addresses to keep (memory), or a function of a draw's choices whose value is kept in their place.
+        layout: How chains are laid out: "threads" (one chain each), "vmap" (side by side), "devices" (side by side on
+            each). By default threads on a CPU, else devices.
+        check_data: Whether to look at the observations first, at 16 prior draws or starts.
 
     Returns:
         A `Posterior`.
@@ -59,9 +75,15 @@ def infer(
         None if chains is None else positive("chains", chains),
         None if warmup is None else positive("warmup", warmup, least=0),
         None if draws is None else positive("draws", draws),
+        None if thin is None else positive("thin", thin),
+        progress,
+        checkpoint,
+        keep if keep is None or callable(keep) else _addresses(keep, program),
+        layout if layout in LAYOUTS else _no_layout(layout),
+        check_data,
     )
     run_key = as_key(key)
-    if check_data:
+    if check_data and not isinstance(method, ChecksData):
         data_checks.check_data(program, jax.random.fold_in(run_key, _CHECKS))
     return method.run(program, run_key, settings)
 
@@ -78,3 +100,17 @@ def _check_arguments(program: Any, method: Any) -> None:
             f"ppl.infer was given {name} as its method.\n"
             "Expected: an object with `run(program, key, settings)`, such as ppl.Importance(10_000) or ppl.MH()."
         )
+
+
+def _addresses(keep: Any, program: Program) -> tuple[str, ...]:
+    """The addresses to keep, each of which the program has as a choice or a deterministic value."""
+    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    kept = {a: i for a, i in program.sites.items() if i.kind in ("latent", "deterministic")}
+    for name in names:
+        if name not in kept:
+            raise unknown_address(name, kept, "keep")
+    return names
+
+
+def _no_layout(layout: Any) -> Any:
+    raise ValueError(f"layout is {layout!r}.\nExpected: one of {', '.join(map(repr, LAYOUTS))}.")

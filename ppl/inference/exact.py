@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl.errors import DegenerateWeightsError
 from ppl.inference.data_checks import density_table
-from ppl.inference.method import Settings, refuse
+from ppl.inference.method import CHAIN_SETTINGS, Settings, refuse
 from ppl.inference.population import replayed
 from ppl.inference.posterior import EXACT, Evidence, Posterior
 from ppl.semantics.enumeration import DEFAULT_LIMIT
@@ -49,7 +49,7 @@ class Exact:
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Enumerate, merge equal points, drop those of mass zero."""
         del key
-        refuse(settings, ("chains", "warmup", "draws"), "ppl.Exact", "Leave them out: the draws are all outcomes.")
+        refuse(settings, CHAIN_SETTINGS, "ppl.Exact", "Leave them out: the draws are all outcomes.")
         points = distinct_points(program.enumerate(self.limit))
         log_mass = float(np.logaddexp.reduce(points.log_weights, initial=-np.inf))
         if not np.isfinite(log_mass):

@@ -24,6 +24,7 @@ from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.site import Site
 from ppl.semantics.staging import StagedProgram
 from ppl.semantics.unconstrained import Move, pulled_back
+from ppl.typing import PRNGKey
 
 
 class Slot(NamedTuple):
@@ -103,6 +104,11 @@ class Flat:
         free = ch.flatten(result.writes, staged, ("latent",))
         parts = [jnp.reshape(free[slot.address], (-1,)) for slot in self.slots]
         return jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.result_type(float))
+
+    def recover(self, key: PRNGKey, choices: Choices) -> Choices:
+        """Choices that were summed out, given the others: there are none."""
+        del key, choices
+        return {}
 
     def free(self, vector: Float[Array, "dim"]) -> Choices:
         """The choices in R^n by address: the vector taken apart."""

@@ -60,20 +60,26 @@ class Plan(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """A group of chains between two advances; leading axes are chains, except where the group is one chain alone."""
+    """A group of chains between two advances; leading axes are chains, except where the group is one chain alone.
+
+    `spent` counts the gradients of the warm-up, over all chains of the group.
+    """
 
     chains: Any
     state: ChainState
     metric: Metric
     windows: tuple[Window, ...]
     done: Any
+    spent: Any
 
 
 @lru_cache(maxsize=8)
 def _compiled(backend: str, *, lockstep: bool) -> Any:
     """The one compiled function: a stretch of one chain, or of chains side by side."""
 
-    def one(target: Any, key: PRNGKey, chain: Any, metric: Metric, state: ChainState, what: Stretch, sizes: Sizes) -> Any:
+    def one(
+        target: Any, key: PRNGKey, chain: Any, metric: Metric, state: ChainState, what: Stretch, sizes: Sizes
+    ) -> Any:
         gradient = jax.value_and_grad(target.log_density)
         return stretch(gradient, metric, state, jax.random.fold_in(key, chain), what, sizes)
 
@@ -94,6 +100,8 @@ class HamiltonianSampler:
         start_at: From (chain, attempt) to a vector to start from; raises where it has no more to offer.
         adaptation: What an earlier run learnt, or None.
         lockstep: Whether the chains of a group go side by side in one compiled loop.
+        reduce: From positions (chains, draws, dim) and the numbers of the first chain and draw to what is kept of them
+            (None: the positions).
     """
 
     target: Any
@@ -102,6 +110,7 @@ class HamiltonianSampler:
     start_at: Callable[[int, int], np.ndarray]
     adaptation: Adaptation | None
     lockstep: bool
+    reduce: Callable[[np.ndarray, tuple[int, int]], Any] | None = None
 
     @property
     def total(self) -> int:
@@ -130,7 +139,9 @@ class HamiltonianSampler:
         metrics, states = self._in_first_metric(chains, metrics, states)
         states = self._with_first_step(numbers, metrics, states)
         windows = tuple(empty_window(self.target.dim) for _ in chains)
-        return Carry(self._native(numbers), self._native(states), self._native(metrics), windows, np.int64(0))
+        return Carry(
+            self._native(numbers), self._native(states), self._native(metrics), windows, np.int64(0), np.int64(0)
+        )
 
     def _blank_metric(self) -> Metric:
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
@@ -199,10 +210,12 @@ class HamiltonianSampler:
         rows = count if adapting else count // self.plan.thin
         kept = Recorded(*(part[:, :rows] for part in record))
         carry = carry._replace(state=state, done=np.int64(done + count))
+        first = (int(np.min(carry.chains)), max(done - warmup, 0) // self.plan.thin)
         if adapting:
-            carry = self._learnt(carry, kept)
-            return carry, self._batch(kept, 0, count, "warm-up")
-        return carry, self._batch(kept, rows, count, "sampling")
+            spent = carry.spent + np.int64(kept.stats[:, :, STATS.index("steps")].sum())
+            carry = self._learnt(carry._replace(spent=spent), kept)
+            return carry, self._batch(kept, 0, count, "warm-up", first)
+        return carry, self._batch(kept, rows, count, "sampling", first)
 
     def _count(self, done: int, budget: int) -> int:
         """How many transitions to run now: within the budget, the record, the window, and whole draws."""
@@ -231,11 +244,13 @@ class HamiltonianSampler:
         empty = tuple(empty_window(self.target.dim) for _ in grown)
         return carry._replace(metric=metric, state=state, windows=empty)
 
-    def _batch(self, record: Recorded, rows: int, count: int, phase: str) -> Batch:
+    def _batch(self, record: Recorded, rows: int, count: int, phase: str, first: tuple[int, int]) -> Batch:
         stats = record.stats
         diverging = int(stats[:, :rows, STATS.index("diverging")].sum())
         step_size = float(np.median(stats[:, -1, STATS.index("step_size")]))
-        kept = {"positions": record.positions[:, :rows], "stats": stats[:, :rows]}
+        positions = record.positions[:, :rows]
+        reduced = self.reduce(positions, first) if self.reduce is not None and rows else positions
+        kept = {"positions": reduced, "stats": stats[:, :rows]}
         return Batch(kept, Progress(count * len(stats), diverging, step_size, phase))
 
     def adaptation_of(self, carries: Sequence[Carry]) -> Adaptation:

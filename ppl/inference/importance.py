@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from ppl.diagnostics.importance import ParetoSmoothed, pareto_smooth
 from ppl.errors import AddressError, DegenerateWeightsError, NotFiniteError
 from ppl.inference.data_checks import density_table
-from ppl.inference.method import Settings, positive, refuse
+from ppl.inference.method import CHAIN_SETTINGS, Settings, positive, refuse
 from ppl.inference.population import Given, Runs, one_particle, over_lanes, population
 from ppl.inference.posterior import Evidence, Posterior
 from ppl.numerics.weights import LogEvidence, effective_sample_size, log_evidence
@@ -62,7 +62,7 @@ class Importance:
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Draw, weigh, smooth."""
-        refuse(settings, ("chains", "warmup", "draws"), "ppl.Importance", "Give it the number: ppl.Importance(1000).")
+        refuse(settings, CHAIN_SETTINGS, "ppl.Importance", "Give it the number: ppl.Importance(1000).")
         particles = self.population(program, key)
         log_weights = np.asarray(particles.log_weight)
         if not np.nanmax(log_weights, initial=-np.inf) > -np.inf:

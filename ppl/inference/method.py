@@ -4,7 +4,9 @@ The settings are those of `ppl.infer`. A method takes the ones that mean somethi
 no number that a user gives is ignored in silence.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ppl.inference.posterior import Posterior
 from ppl.semantics.program import Program
@@ -14,12 +16,31 @@ from ppl.typing import PRNGKey
 class Settings(NamedTuple):
     """What `ppl.infer` was asked for; None where the user said nothing.
 
-    `chains` is the number of independent chains, `warmup` the steps of each that are thrown away, `draws` those kept.
+    Attributes:
+        chains: Number of independent chains.
+        warmup: Steps of each chain that are thrown away.
+        draws: Draws kept of each chain.
+        thin: Steps a draw.
+        progress: Whether to show a progress bar.
+        checkpoint: A file from which an interrupted run is resumed, and to which it is saved.
+        keep: The addresses to keep, or a function of the choices to keep the value of.
+        layout: How chains are laid out: "threads", "vmap" or "devices".
+        check_data: Whether to look at the observations first.
     """
 
     chains: int | None = None
     warmup: int | None = None
     draws: int | None = None
+    thin: int | None = None
+    progress: bool | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    keep: tuple[str, ...] | Callable[[dict[str, Any]], Any] | None = None
+    layout: str | None = None
+    check_data: bool = True
+
+
+CHAIN_SETTINGS = ("chains", "warmup", "draws", "thin", "progress", "checkpoint", "keep", "layout")
+"""Those that mean something only to methods that run chains."""
 
 
 @runtime_checkable
@@ -29,6 +50,13 @@ class Method(Protocol):
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Infer the normalised measure of the program."""
         ...
+
+
+@runtime_checkable
+class ChecksData(Protocol):
+    """A method that looks at the observations itself, where `settings.check_data` says so."""
+
+    checks_data: bool
 
 
 def refuse(settings: Settings, names: tuple[str, ...], method: str, fix: str) -> None:

@@ -16,16 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
-from ppl.diagnostics.importance import pareto_k_threshold
-from ppl.errors import DegenerateWeightsError
 from ppl.inference.axes import check_axes, flat, named_arrays
 from ppl.inference.empirical import EmpiricalMeasure
-from ppl.inference.moments import normalized_weights, tail_shape
-from ppl.inference.notes import evidence_note, weight_notes
+from ppl.inference.moments import normalized_weights
+from ppl.inference.overview import joined_draws, overview, posterior_notes
 from ppl.inference.predictive import blanked, checked_groups, model_groups, predict
 from ppl.inference.storage import flatten_storable, read, site_of, site_record, unflatten_tree, write
 from ppl.inference.summary import Context, Summary, summarize
-from ppl.inference.tables import Note, axes_text, html_table, text_notes, text_table
+from ppl.inference.tables import Note, html_table, text_notes, text_table
 from ppl.interop.arviz import to_datatree, weighted_stats
 from ppl.numerics.resampling import systematic
 from ppl.semantics.keys import as_key
@@ -59,6 +57,7 @@ class Posterior:
         program: the program it came from; not saved.
         method: name of the method; `"Exact"` says that the draws are all outcomes, with exact weights.
         sites: what is known of the sites; taken from `program` where not given.
+        continuation: what is needed to go on, of methods that can; not saved.
     """
 
     draws: ByAddress
@@ -72,6 +71,7 @@ class Posterior:
     program: Any = None
     method: str = ""
     sites: Mapping[str, SiteInfo] | None = None
+    continuation: Any = None
 
     def __post_init__(self) -> None:
         if self.sites is None:
@@ -140,6 +140,23 @@ class Posterior:
             Choices by address, each of shape `sample_shape` + the site's shape; NaN where a float was not made.
         """
         return self.as_measure().sample(as_key(key), sample_shape)
+
+    def extend(self, draws: int) -> "Posterior":
+        """This posterior with more draws of every chain: the same as a run that was longer from the start.
+
+        Args:
+            draws: how many more, in each chain.
+
+        Raises:
+            ValueError: the method runs no chains, or the posterior was loaded from a file.
+        """
+        if self.continuation is None:
+            raise ValueError(
+                f"The posterior by {self.method or 'an unnamed method'} cannot be extended: it does not know where its "
+                "chains stand.\nExpected: one that ppl.infer returned for a method that runs chains (not one from a "
+                "file).\nFix: run ppl.infer with more draws, or with checkpoint=path."
+            )
+        return joined_draws(self, self.continuation.extend(draws))
 
     def as_measure(self) -> EmpiricalMeasure:
         """The posterior as a measure that a program can sample: `ppl.sample("old", posterior.as_measure())`.
@@ -279,33 +296,10 @@ class Posterior:
         return attrs
 
     def _notes(self, weights: np.ndarray | None) -> list[Note]:
-        notes = []
-        if self.log_evidence is not None:
-            notes.append(evidence_note(*(float(x) for x in self.log_evidence)))
-        if weights is not None and not self._exact:
-            pareto_k = float(self.diagnostics.get("pareto_k", tail_shape(weights)))
-            nan_weights = int(self.diagnostics.get("nan_weights", float(np.isnan(np.asarray(self.log_weights)).sum())))
-            notes += weight_notes(weights, nan_weights, pareto_k, pareto_k_threshold(weights.size))
-        if count := int(np.sum(np.asarray(self.stats.get("diverging", 0)))):
-            notes.append(Note(f"{count} draws diverged: the posterior is not explored there.", warning=True))
-        return notes
+        return posterior_notes(self, weights, exact=self._exact)
 
     def _overview(self) -> tuple[list[str], list[list[str]], list[Note]]:
-        rows = [
-            [
-                address,
-                "choice" if address in self.draws else "deterministic",
-                str(x.dtype),
-                axes_text(x.shape[2:], self.dims.get(address, ())),
-            ]
-            for address, x in self.arrays.items()
-        ]
-        try:
-            weights = None if self.log_weights is None else normalized_weights(self.log_weights)
-            notes = self._notes(weights)
-        except DegenerateWeightsError:
-            notes = [Note("All log weights are -inf: there is no posterior to speak of.", warning=True)]
-        return ["address", "kind", "dtype", "shape"], rows, notes
+        return overview(self, exact=self._exact)
 
     def __repr__(self) -> str:
         """What it holds, one line per address."""

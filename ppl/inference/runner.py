@@ -113,9 +113,7 @@ def groups_of(chains: int, layout: str | None) -> list[Group]:
     return [Group(part, device) for part, device in zip(parts, devices, strict=True) if part]
 
 
-def run(
-    sampler: Sampler, groups: Sequence[Group], reporter: Reporter, save: Any = None, tracks: Any = None
-) -> Visited:
+def run(sampler: Sampler, groups: Sequence[Group], reporter: Reporter, save: Any = None, tracks: Any = None) -> Visited:
     """Run all groups to their end.
 
     Args:
@@ -195,7 +193,7 @@ def _watch(futures: list[Future[None]], board: Board, save: Any) -> bool:
 
 def _visited(board: Board, *, interrupted: bool) -> Visited:
     tracks = [track for track in board.tracks if track is not None]
-    drawn = [_joined(track.batches) for track in tracks]
+    drawn = [joined(track.batches) for track in tracks]
     counts = [jax.tree.leaves(kept)[0].shape[1] if kept is not None else 0 for kept in drawn]
     if interrupted and (min(counts, default=0) == 0 or len(tracks) < len(board.tracks)):
         raise KeyboardInterrupt("interrupted during warm-up: no draw was kept")
@@ -204,5 +202,6 @@ def _visited(board: Board, *, interrupted: bool) -> Visited:
     return Visited(kept, [track.carry for track in tracks], interrupted)
 
 
-def _joined(batches: tuple[Any, ...]) -> Any:
+def joined(batches: tuple[Any, ...]) -> Any:
+    """The draws of some batches, one after another; None where there are none."""
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *batches) if batches else None

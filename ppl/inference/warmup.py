@@ -74,7 +74,9 @@ def initial_state(position: Any) -> ChainState:
     return ChainState(point, started(default_step(position.size), position.dtype), np.int32(0))
 
 
-def moved_to(metric: Metric, state: ChainState, position: np.ndarray, gradient: np.ndarray) -> tuple[Metric, ChainState]:
+def moved_to(
+    metric: Metric, state: ChainState, position: np.ndarray, gradient: np.ndarray
+) -> tuple[Metric, ChainState]:
     """A state in the coordinates of a new metric, centred at the position; the step size starts anew.
 
     Args:
@@ -127,5 +129,3 @@ def joined(first: Window, second: Window) -> Window:
 def empty_window(dim: int) -> Window:
     """No draws."""
     return Window(np.zeros((0, dim)), np.zeros((0, dim)))
-
-

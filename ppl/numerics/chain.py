@@ -243,8 +243,6 @@ def _recorder(metric: Metric, what: Stretch, sizes: Sizes) -> Callable[..., Reco
         }
         stats = jnp.stack([jnp.asarray(numbers[name], point.position.dtype) for name in STATS])
         values = (to_position(metric, point.position, lockstep=sizes.lockstep), point.gradient, stats)
-        return Recorded(
-            *(lax.dynamic_update_index_in_dim(b, v, row, 0) for b, v in zip(record, values, strict=True))
-        )
+        return Recorded(*(lax.dynamic_update_index_in_dim(b, v, row, 0) for b, v in zip(record, values, strict=True)))
 
     return put

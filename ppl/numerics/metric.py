@@ -36,7 +36,7 @@ class Metric(NamedTuple):
 
 
 def identity(dim: int, capacity: int, dtype: Any) -> Metric:
-    """x = z, with room for `capacity` directions."""
+    """X = z, with room for `capacity` directions."""
     return Metric(
         jnp.zeros(dim, dtype),
         jnp.ones(dim, dtype),
@@ -47,7 +47,7 @@ def identity(dim: int, capacity: int, dtype: Any) -> Metric:
 
 
 def to_position(metric: Metric, coordinates: Float[Array, "dim"], *, lockstep: bool = False) -> Float[Array, "dim"]:
-    """x of z."""
+    """X of z."""
     return metric.center + metric.scale * _stretched(metric, coordinates, lockstep=lockstep)
 
 

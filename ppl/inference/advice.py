@@ -1,0 +1,215 @@
+"""What a run of chains says aloud when it is done: what is wrong, where it is worst, and what to try.
+
+Law: a run with nothing to say costs no import and no compilation: a cheap screen (`ppl.diagnostics.screening`) picks the
+scalars that look bad, and ArviZ's R-hat and effective sizes alone decide what is said of them. It changes no draw. A
+run that is of no use at all raises in its method; what is said here is of draws that can be used with care.
+
+Thresholds (Vehtari et al. 2021; Betancourt 2016): R-hat above 1.01, bulk or tail ESS below 100 a chain, E-BFMI below
+0.3. Short runs are held to less, since they cannot do better: R-hat above 1 + 3 / draws, ESS below a quarter of the
+draws of a chain.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ppl.diagnostics.convergence import MIN_DRAWS, effective_sample_size, r_hat
+from ppl.diagnostics.energy import MIN_BFMI, energy_bfmi
+from ppl.diagnostics.screening import screen
+from ppl.errors import ConvergenceWarning
+from ppl.inference.divergences import divergence_notes
+from ppl.inference.posterior import Posterior
+from ppl.inference.scalars import Scalars, scalars_of
+from ppl.inference.tables import Note, text_notes
+from ppl.semantics.site import is_library_file
+
+MAX_R_HAT = 1.01
+MIN_ESS = 100
+MOST_JUDGED = 40
+"""The most scalars that ArviZ is asked about, the worst by the screen."""
+SHARE_AT_DEPTH = 0.02
+NAMED = 3
+
+
+class Judged(NamedTuple):
+    """Scalars that ArviZ was asked about: indices, and its answers."""
+
+    index: np.ndarray
+    r_hat: Float[np.ndarray, "judged"]
+    ess_bulk: Float[np.ndarray, "judged"]
+    ess_tail: Float[np.ndarray, "judged"]
+
+
+def mcmc_notes(posterior: Posterior) -> list[Note]:
+    """Everything that is wrong with a run of chains, the gravest first; empty where nothing is.
+
+    Args:
+        posterior: draws of chains, without weights; `stats` may hold `diverging`, `max_tree_depth_reached`, `energy`.
+    """
+    if posterior.log_weights is not None:
+        return []
+    return [*divergence_notes(posterior), *convergence_notes(posterior), *sampler_notes(posterior)]
+
+
+def say(notes: Sequence[Note], title: str) -> None:
+    """Warn once, with all that is wrong in one block, from the user's line.
+
+    Args:
+        notes: what `mcmc_notes` found; nothing is said where none of them is a warning.
+        title: what was run, such as `NUTS on 'eight_schools', 4 chains of 1000 draws`.
+    """
+    if any(note.warning for note in notes):
+        text = f"{title}:\n{text_notes(notes)}"
+        warnings.warn(text, ConvergenceWarning, stacklevel=_users_level())
+
+
+def sampler_notes(posterior: Posterior) -> list[Note]:
+    """What the numbers recorded with each draw say: low E-BFMI, trajectories cut short."""
+    return [*_energy_notes(posterior), *_depth_notes(posterior)]
+
+
+def convergence_notes(posterior: Posterior) -> list[Note]:
+    """R-hat and effective sizes of every scalar, chains that never moved, draws that are not finite."""
+    chains, draws = posterior.shape
+    scalars = scalars_of(posterior)
+    if not scalars.count or draws < MIN_DRAWS:
+        return []
+    found = screen(scalars.matrix())
+    want_r_hat, want_ess = wanted(chains, draws)
+    suspects = np.flatnonzero((found.r_hat > 1 + 0.7 * (want_r_hat - 1)) | (found.ess < 1.5 * want_ess))
+    judged = _judge(scalars, suspects[np.argsort(found.ess[suspects] / found.r_hat[suspects] ** 4)])
+    more = len(suspects) > len(judged.index)
+    notes = [*_bad_notes(scalars, found.bad), *_frozen_notes(found.frozen, found.bad)]
+    high = _worst(judged, judged.r_hat > want_r_hat, -judged.r_hat)
+    if high.size and chains > 1:
+        value = judged.r_hat[high[0]]
+        head = f"{scalars.label(judged.index[high[0]])}: R-hat {value:.2f} (want below {want_r_hat:.3g})"
+        notes.append(Note(_sentence(head, scalars, judged.index[high], more, _longer(posterior)), warning=True))
+    return notes + _ess_notes(posterior, scalars, judged, want_ess, more)
+
+
+def wanted(chains: int, draws: int) -> tuple[float, float]:
+    """The largest R-hat and the least effective size, all chains together, with which a run goes uncommented.
+
+    Examples:
+        >>> wanted(4, 1000), wanted(4, 100)
+        ((1.01, 400.0), (1.03, 100.0))
+    """
+    return max(MAX_R_HAT, 1 + 3 / draws), float(chains * min(MIN_ESS, draws / 4))
+
+
+def _judge(scalars: Scalars, suspects: np.ndarray) -> Judged:
+    index = suspects[:MOST_JUDGED]
+    draws = scalars.matrix(index)
+    if not index.size:
+        return Judged(index, *(np.zeros(0) for _ in range(3)))
+    return Judged(index, r_hat(draws), effective_sample_size(draws, "bulk"), effective_sample_size(draws, "tail"))
+
+
+def _worst(judged: Judged, flags: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Places of the flagged among the judged, the worst first."""
+    del judged
+    places = np.flatnonzero(flags)
+    return places[np.argsort(order[places])]
+
+
+def _ess_notes(posterior: Posterior, scalars: Scalars, judged: Judged, want: float, more: bool) -> list[Note]:
+    notes = []
+    kinds = {"bulk": (judged.ess_bulk, "the mean"), "tail": (judged.ess_tail, "intervals")}
+    for kind, (ess, what) in kinds.items():
+        low = _worst(judged, ess < want, ess)
+        if low.size:
+            value = float(ess[low[0]])
+            head = f"{scalars.label(judged.index[low[0]])}: {kind} ESS {value:.0f} (want {want:.0f}, for {what})"
+            advice = f"Run at least {_times(want / max(value, 1.0))} as many draws, or reparameterise"
+            notes.append(Note(_sentence(head, scalars, judged.index[low], more, f"{advice}."), warning=True))
+    del posterior
+    return notes
+
+
+def _sentence(head: str, scalars: Scalars, index: np.ndarray, more: bool, advice: str) -> str:
+    others = len(index) - 1
+    if not others:
+        return f"{head}. {advice}"
+    names = ", ".join(scalars.label(i) for i in index[1 : 1 + NAMED])
+    count = f"at least {others}" if more else f"{others}"
+    dots = ", ..." if others > NAMED or more else ""
+    return f"{head}, and {count} more of {scalars.count} scalars ({names}{dots}). {advice}"
+
+
+def _longer(posterior: Posterior) -> str:
+    return (
+        f"The chains have not mixed: run longer (warmup={2 * max(posterior.shape[1], 500)}), or reparameterise; where "
+        "they sit in different modes, no length will do."
+    )
+
+
+def _times(factor: float) -> str:
+    return f"{math.ceil(factor)} times" if factor > 1 else "as"
+
+
+def _bad_notes(scalars: Scalars, bad: np.ndarray) -> list[Note]:
+    index = np.flatnonzero(bad)
+    if not index.size:
+        return []
+    head = f"{scalars.label(index[0])}: {int(bad[index[0]])} draws are not finite"
+    return [Note(_sentence(head, scalars, index, False, "Nothing is said of them otherwise."), warning=True)]
+
+
+def _frozen_notes(frozen: np.ndarray, bad: np.ndarray) -> list[Note]:
+    stuck = np.flatnonzero(frozen[:, bad == 0].all(axis=1)) if (bad == 0).any() else np.zeros(0, int)
+    if not stuck.size or not frozen.size:
+        return []
+    names = ", ".join(str(chain) for chain in stuck)
+    return [Note(f"Chain {names} never moved: start it elsewhere (another key), or leave it out.", warning=True)]
+
+
+def _energy_notes(posterior: Posterior) -> list[Note]:
+    energy = np.asarray(posterior.stats.get("energy", np.zeros((0, 0))), np.float64)
+    if energy.shape[-1] < MIN_DRAWS or not _energy_suspect(energy):
+        return []
+    values = energy_bfmi(energy)
+    low = np.flatnonzero(values < MIN_BFMI)
+    if not low.size:
+        return []
+    worst = int(low[np.argmin(values[low])])
+    text = (
+        f"E-BFMI {values[worst]:.2f} in chain {worst} (want above {MIN_BFMI}), low in {low.size} of {len(values)} "
+        "chains: the tails are not explored. Give heavy-tailed scales lighter priors, or draw what they scale in units "
+        "of them: ppl.reparam(program, {address: ppl.noncentered()})."
+    )
+    return [Note(text, warning=True)]
+
+
+def _energy_suspect(energy: np.ndarray) -> bool:
+    """A cheap look, so that ArviZ is imported only where there is something to say."""
+    with np.errstate(all="ignore"):
+        values = np.square(np.diff(energy, axis=1)).mean(axis=1) / energy.var(axis=1)
+    return bool((values < 1.1 * MIN_BFMI).any())
+
+
+def _depth_notes(posterior: Posterior) -> list[Note]:
+    reached = np.asarray(posterior.stats.get("max_tree_depth_reached", np.zeros((1, 1), bool)))
+    count = int(reached.sum())
+    if count <= SHARE_AT_DEPTH * reached.size:
+        return []
+    depth = int(np.max(np.asarray(posterior.stats["tree_depth"]))) if "tree_depth" in posterior.stats else None
+    text = (
+        f"{count} of {reached.size} trajectories were cut short at the largest tree depth{f' {depth}' if depth else ''}: "
+        "the draws are right, but each moves less far than it should. Allow a larger depth, warm up longer, or bring "
+        "the parameters to one scale."
+    )
+    return [Note(text, warning=True)]
+
+
+def _users_level() -> int:
+    """The `stacklevel` that points at the nearest line outside this package, as seen from `say`."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and is_library_file(frame.f_code.co_filename):
+        level, frame = level + 1, frame.f_back
+    return level

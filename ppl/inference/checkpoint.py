@@ -1,0 +1,99 @@
+"""Checkpoints of runs: where every group of chains stands and what it has kept, in one file, whole or not at all.
+
+Law: a run that is killed at any time and started again with the same arguments gives the same draws, bit for bit, as
+one that was not. A file of another run (other program, data, key or settings) is refused, and nothing is overwritten.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ppl.errors import FileFormatError
+from ppl.inference.runner import Group, Sampler, Track, joined
+from ppl.inference.storage import flatten_tree, read, unflatten_tree, write
+from ppl.semantics.program import Program
+
+KIND = "chains"
+SECONDS = 5.0
+"""The least time between two saves."""
+SHARE = 50.0
+"""A save is made at most every so many times the time that the last one took: under 2% of the run."""
+
+
+def fingerprint(program: Program, key: Any, method: str, settings: Any) -> dict[str, str]:
+    """What tells runs apart, part by part: program, data, key, method, settings."""
+    sites = {a: (i.kind, i.shape, str(i.dtype), i.distribution) for a, i in program.sites.items()}
+    return {
+        "program": _digest(repr((program.name, sites))),
+        "data": _digest(*(np.asarray(x).tobytes() for x in program.dynamic)),
+        "key": _digest(np.asarray(jax.random.key_data(key)).tobytes()),
+        "method": method,
+        "settings": repr(settings),
+    }
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()[:16]
+
+
+class Checkpoint:
+    """Saves tracks to a file, and finds them there again.
+
+    Args:
+        path: The file.
+        identity: The `fingerprint` of the run.
+    """
+
+    def __init__(self, path: Any, identity: dict[str, str]) -> None:
+        self.path, self.identity = Path(path), identity
+        self._last, self._cost = time.monotonic(), 0.0
+
+    def __call__(self, tracks: list[Track | None], *, lazily: bool = False) -> None:
+        """Save; lazily: only where the last save is long enough ago."""
+        now = time.monotonic()
+        if lazily and now - self._last < max(SECONDS, SHARE * self._cost):
+            return
+        state = [None if track is None else _saved(track) for track in list(tracks)]
+        arrays, structure = flatten_tree(state, "tracks")
+        write(self.path, KIND, arrays, {"identity": self.identity, "structure": structure})
+        self._last = time.monotonic()
+        self._cost = self._last - now
+
+    def tracks(self, sampler: Sampler, groups: list[Group]) -> list[Track | None] | None:
+        """The saved tracks; None where there is no file.
+
+        Raises:
+            FileFormatError: the file is damaged, or of another run.
+        """
+        if not self.path.exists():
+            return None
+        arrays, record = read(self.path, KIND)
+        if differing := [name for name, x in self.identity.items() if record["identity"].get(name) != x]:
+            raise FileFormatError(
+                f"The checkpoint {str(self.path)!r} is of another run: other {', '.join(differing)}.\n"
+                "Expected: the run that wrote it, with the same arguments of ppl.infer.\n"
+                "Fix: give the same arguments, another path, or delete the file to start anew."
+            )
+        saved = unflatten_tree(record["structure"], arrays)
+        return [_restored(sampler, group, x) for group, x in zip(groups, saved, strict=True)]
+
+
+def _saved(track: Track) -> dict[str, Any]:
+    leaves = [np.asarray(x) for x in jax.tree.leaves(track.carry)]
+    return {"carry": leaves, "kept": joined(track.batches)}
+
+
+def _restored(sampler: Sampler, group: Group, saved: Any) -> Track | None:
+    if saved is None:
+        return None
+    tree = jax.tree.structure(sampler.start(group.chains, group.device))
+    carry = jax.tree.unflatten(tree, [np.asarray(x) for x in saved["carry"]])
+    kept = saved["kept"]
+    return Track(carry, () if kept is None else (jax.tree.map(np.asarray, kept),))

@@ -1,0 +1,77 @@
+"""Where chains start: uniformly near the origin of the unconstrained space, closer to it, or at prior draws.
+
+Tries depend on the run's key, the chain and the number of the try alone. Stan's default is the first kind.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ppl.errors import DegenerateWeightsError
+from ppl.inference.data_checks import density_table
+from ppl.typing import PRNGKey
+
+TRIES = ((50, 2.0), (70, 0.2), (100, None))
+"""Up to which try the start is uniform in a cube of this half-width; None: a prior draw."""
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Starts of chains, try by try.
+
+    Attributes:
+        target: What is sampled: `program`, `dim`, `vector(choices)`, `choices(vector)`.
+        key: The run's key.
+        given: Unconstrained vectors by chain (in turn), tried first; None: none.
+    """
+
+    target: Any
+    key: PRNGKey
+    given: np.ndarray | None = None
+
+    def __call__(self, chain: int, attempt: int) -> np.ndarray:
+        """The vector for a chain's try.
+
+        Raises:
+            DegenerateWeightsError: there are no more tries; the message holds the log density by site at the last.
+        """
+        if self.given is not None:
+            if attempt == 0:
+                return self.given[chain % len(self.given)]
+            raise self._none(self.given[chain % len(self.given)], "The start that was given", chain)
+        for last, width in TRIES:
+            if attempt < last:
+                return self._prior(chain, attempt) if width is None else self._uniform(chain, attempt, width)
+        last, _ = TRIES[-1]
+        raise self._none(self._uniform(chain, 0, TRIES[0][1]), f"None of {last} starts", chain)
+
+    def many(self, count: int) -> np.ndarray:
+        """First tries of as many chains, for a look at the data."""
+        return np.stack([self._uniform(chain, 0, TRIES[0][1]) for chain in range(count)])
+
+    def _uniform(self, chain: int, attempt: int, width: float) -> np.ndarray:
+        seed = [*np.asarray(jax.random.key_data(self.key)).reshape(-1).tolist(), chain, attempt]
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
+        return np.random.default_rng(seed).uniform(-width, width, self.target.dim).astype(dtype)
+
+    def _prior(self, chain: int, attempt: int) -> np.ndarray:
+        key = jax.random.fold_in(jax.random.fold_in(self.key, chain), attempt)
+        return np.asarray(_pulled(self.target, self.target.program.simulate(key).choices))
+
+    def _none(self, vector: np.ndarray, what: str, chain: int) -> DegenerateWeightsError:
+        choices = self.target.choices(vector)
+        complete = choices | self.target.recover(self.key, choices)
+        program = self.target.program
+        return DegenerateWeightsError(
+            f"{what} of chain {chain} on {program.name!r} had a finite log density with a finite gradient.\n"
+            f"Log density by site at one of them:\n{density_table(program, complete)}\n"
+            "Fix: check the marked sites (data outside the support, a scale that under- or overflows), or give a start: "
+            "ppl.NUTS(start={address: value})."
+        )
+
+
+@jax.jit
+def _pulled(target: Any, choices: Any) -> Any:
+    return target.vector(choices)

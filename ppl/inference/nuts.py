@@ -1,0 +1,212 @@
+"""`ppl.NUTS`: the No-U-Turn sampler with warm-up, for any program whose choices are continuous or can be summed out."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ppl import native
+from ppl.inference.checkpoint import Checkpoint, fingerprint
+from ppl.inference.data_checks import DRAWS, check_observations
+from ppl.inference.finish import Finished, finish, inspect_at
+from ppl.inference.flat import Flat
+from ppl.inference.hamiltonian_sampler import HamiltonianSampler, Plan
+from ppl.inference.initial import Starts
+from ppl.inference.method import Settings, positive
+from ppl.inference.posterior import Posterior
+from ppl.inference.progress import Reporter
+from ppl.inference.runner import Group, Track, Visited, groups_of, run
+from ppl.inference.warmup import Adaptation
+from ppl.numerics.chain import STATS
+from ppl.semantics.program import Program
+from ppl.typing import PRNGKey
+
+METRICS = ("low_rank", "diagonal", "dense")
+CAPACITY = 64
+"""The most directions of a low-rank metric."""
+BLOCK = 1 << 18
+"""Numbers that one block of finished draws holds, at most (at least 256 draws)."""
+
+
+@dataclass(frozen=True, eq=False)
+class NUTS:
+    """The No-U-Turn sampler: multinomial, with the generalised criterion and adapted step size and metric.
+
+    Args:
+        target_acceptance: Mean acceptance that the step size is adapted to; nearer to one for fewer divergences.
+        max_depth: The most doublings of a trajectory: at most 2^max_depth - 1 gradients a draw.
+        metric: "low_rank" (diagonal and the directions, up to 64, that stand out; the default), "diagonal", or "dense".
+        start: Where chains start: values for all continuous choices by address, perhaps with a leading axis of chains.
+            By default uniform near the origin of the unconstrained space, with other tries where the density is zero.
+        adaptation: Step sizes and metrics of an earlier run (`posterior.continuation.adaptation`); warmup may be 0 then.
+
+    `stats` holds, by draw, `log_density` (of the unconstrained choices) and `energy` in nats, `acceptance`,
+    `step_size`, `steps` (gradients), `tree_depth`, `diverging` and `max_tree_depth_reached`.
+
+    References: Hoffman & Gelman (2014), *The No-U-Turn Sampler*; Betancourt (2017), *A conceptual introduction to
+    Hamiltonian Monte Carlo*; for the metrics Seyboldt, Carlson, Carpenter (2026).
+
+    Examples:
+        >>> import ppl, ppl.distributions as dist
+        >>> @ppl.model
+        ... def scale(y):
+        ...     sigma = ppl.sample("sigma", dist.HalfNormal(2.0))
+        ...     ppl.sample("y", dist.Normal(0.0, sigma), obs=y)
+        >>> posterior = ppl.infer(scale(1.5), NUTS(), key=0, chains=2, warmup=200, draws=300)
+        >>> posterior.draws["sigma"].shape
+        (2, 300)
+    """
+
+    target_acceptance: float = 0.8
+    max_depth: int = 10
+    metric: str = "low_rank"
+    start: Any = None
+    adaptation: Adaptation | None = None
+    checks_data = True
+
+    def __post_init__(self) -> None:
+        positive("max_depth", self.max_depth)
+        if not 0 < self.target_acceptance < 1:
+            raise ValueError(f"target_acceptance is {self.target_acceptance}.\nExpected: a number between 0 and 1.")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric is {self.metric!r}.\nExpected: one of {', '.join(map(repr, METRICS))}.")
+
+    def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
+        """Find starts, warm up, sample."""
+        native.warn_if_too_late()
+        job = _job(self, program, key, settings)
+        return _posterior(job, _visited(job))
+
+    def plan(self, dim: int, settings: Settings) -> Plan:
+        """What a run on a target of some dimension does."""
+        capacity = {"diagonal": 0, "low_rank": min(dim, CAPACITY), "dense": dim}[self.metric]
+        if self.adaptation is not None:
+            capacity = self.adaptation.metric.directions.shape[-2]
+        defaults = {"warmup": 1000, "draws": 1000, "thin": 1}
+        numbers = {n: d if getattr(settings, n) is None else getattr(settings, n) for n, d in defaults.items()}
+        cutoff = 1.0 if self.metric == "dense" else 2.0
+        return Plan(**numbers, target=self.target_acceptance, depth=self.max_depth, capacity=capacity, cutoff=cutoff)
+
+
+class Job(NamedTuple):
+    """A run, and what it needs to go on."""
+
+    method: NUTS
+    program: Program
+    key: PRNGKey
+    settings: Settings
+    sampler: HamiltonianSampler
+    groups: list[Group]
+
+
+def target_of(program: Program) -> Any:
+    """The program's continuous choices as a vector; its finite choices, if any, are summed out."""
+    return Flat(program)
+
+
+def _job(method: NUTS, program: Program, key: PRNGKey, settings: Settings) -> Job:
+    target = target_of(program)
+    groups = groups_of(4 if settings.chains is None else settings.chains, settings.layout)
+    starts = Starts(target, key, None if method.start is None else _given(target, method.start))
+    if settings.check_data:
+        _check(program, starts, key)
+    plan, lockstep = method.plan(target.dim, settings), len(groups[0].chains) > 1
+    reduce = None
+    if settings.keep is not None:
+
+        def reduce(positions: np.ndarray, first: tuple[int, int]) -> Finished:
+            return finish(target, key, positions, first, settings.keep, _block(target.dim))
+
+    sampler = HamiltonianSampler(target, key, plan, starts, method.adaptation, lockstep, reduce)
+    return Job(method, program, key, settings, sampler, groups)
+
+
+def _given(target: Any, start: Any) -> np.ndarray:
+    """A given start as unconstrained vectors by chain."""
+    rank = {a: len(i.shape) for a, i in target.program.sites.items()}
+    values = {a: np.asarray(x) for a, x in start.items()}
+    if any(x.ndim > rank.get(a, x.ndim) for a, x in values.items()):
+        return np.asarray(jax.vmap(target.vector)(values))
+    return np.asarray(target.vector(values))[None]
+
+
+def _check(program: Program, starts: Starts, key: PRNGKey) -> None:
+    """Look at the observations at the first tries of 16 chains."""
+    check_observations(program, inspect_at(starts.target, starts.many(DRAWS)), key)
+
+
+def _block(dim: int) -> int:
+    return max(256, min(1024, BLOCK // max(dim, 1)))
+
+
+def _visited(job: Job, tracks: list[Track | None] | None = None) -> Visited:
+    sampler, settings = job.sampler, job.settings
+    chains = sum(len(group.chains) for group in job.groups)
+    save = None
+    if settings.checkpoint is not None:
+        told = settings._replace(progress=None, checkpoint=None, keep=repr(settings.keep))
+        save = Checkpoint(settings.checkpoint, fingerprint(job.program, job.key, _described(job.method), told))
+        tracks = save.tracks(sampler, job.groups) if tracks is None else tracks
+    done = sum(sampler.done(t.carry) * len(g.chains) for t, g in zip(tracks or [], job.groups, strict=False) if t)
+    reporter = Reporter(sampler.total * chains, show=settings.progress, done=done)
+    return run(sampler, job.groups, reporter, save, tracks)
+
+
+def _described(method: NUTS) -> str:
+    return repr((type(method).__name__, method.target_acceptance, method.max_depth, method.metric))
+
+
+def _posterior(job: Job, visited: Visited) -> Posterior:
+    target, settings = job.sampler.target, job.settings
+    finished = visited.kept["positions"]
+    if settings.keep is None:
+        finished = finish(target, job.key, finished, (0, 0), None, _block(target.dim))
+    stats = _stats(visited.kept["stats"], job.method.max_depth)
+    return Posterior(
+        draws=finished.draws,
+        masks=finished.masks,
+        deterministic=finished.deterministic,
+        values=finished.values,
+        stats=stats,
+        diagnostics=_diagnostics(stats, visited),
+        program=job.program,
+        method=type(job.method).__name__,
+        continuation=Continuation(job, visited.carries),
+    )
+
+
+def _stats(columns: np.ndarray, max_depth: int) -> dict[str, np.ndarray]:
+    kinds = {"steps": np.int32, "tree_depth": np.int32, "diverging": bool}
+    stats = {name: columns[..., i].astype(kinds.get(name, columns.dtype)) for i, name in enumerate(STATS)}
+    return stats | {"max_tree_depth_reached": stats["tree_depth"] >= max_depth}
+
+
+def _diagnostics(stats: dict[str, np.ndarray], visited: Visited) -> dict[str, float]:
+    return {
+        "acceptance": float(stats["acceptance"].mean()),
+        "divergences": float(stats["diverging"].sum()),
+        "step_size": float(stats["step_size"][:, -1].mean()),
+        "warmup_steps": float(sum(int(carry.spent) for carry in visited.carries)),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What a posterior by chains needs to be extended, and what its warm-up learnt. Not saved with it."""
+
+    job: Job
+    carries: list[Any]
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """Step sizes, metrics and last positions, for `ppl.NUTS(adaptation=...)`."""
+        return self.job.sampler.adaptation_of(self.carries)
+
+    def extend(self, draws: int) -> Posterior:
+        """More draws of the same chains, as if the run had been longer from the start."""
+        sampler = self.job.sampler
+        longer = dataclasses.replace(sampler, plan=sampler.plan._replace(draws=sampler.plan.draws + draws))
+        job = self.job._replace(sampler=longer, settings=self.job.settings._replace(checkpoint=None))
+        return _posterior(job, _visited(job, [Track(carry) for carry in self.carries]))
