@@ -1,7 +1,7 @@
 """The progress of a run: a bar with time left, divergences and step size, fed by many threads at almost no cost."""
 
 import threading
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -49,7 +49,7 @@ class Reporter:
                 self._bar.set_postfix(_postfix(progress, self._divergences), refresh=False)
             self._bar.update(progress.transitions)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Reporter":
         """The bar is open."""
         return self
 
