@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -39,6 +39,7 @@ class Batch(NamedTuple):
     progress: Progress
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A sampler as the runner sees it; `carry` is a pytree of arrays (a checkpoint holds it)."""
 
