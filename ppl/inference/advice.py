@@ -1,8 +1,8 @@
 """What a run of chains says aloud when it is done: what is wrong, where it is worst, and what to try.
 
-Law: a run with nothing to say costs no import and no compilation: a cheap screen (`ppl.diagnostics.screening`) picks the
-scalars that look bad, and ArviZ's R-hat and effective sizes alone decide what is said of them. It changes no draw. A
-run that is of no use at all raises in its method; what is said here is of draws that can be used with care.
+Law: a run with nothing to say costs no import and no compilation: a cheap screen (`ppl.diagnostics.screening`) picks
+the scalars that look bad, and ArviZ's R-hat and effective sizes alone decide what is said of them. It changes no draw.
+A run that is of no use at all raises in its method; what is said here is of draws that can be used with care.
 
 Thresholds (Vehtari et al. 2021; Betancourt 2016): R-hat above 1.01, bulk or tail ESS below 100 a chain, E-BFMI below
 0.3. Short runs are held to less, since they cannot do better: R-hat above 1 + 3 / draws, ESS below a quarter of the
@@ -12,7 +12,7 @@ draws of a chain.
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +23,7 @@ from ppl.diagnostics.energy import MIN_BFMI, energy_bfmi
 from ppl.diagnostics.screening import screen
 from ppl.errors import ConvergenceWarning
 from ppl.inference.divergences import divergence_notes
-from ppl.inference.posterior import Posterior
-from ppl.inference.scalars import Scalars, scalars_of
+from ppl.inference.scalars import Drawn, Scalars, scalars_of
 from ppl.inference.tables import Note, text_notes
 from ppl.semantics.site import is_library_file
 
@@ -37,15 +36,15 @@ NAMED = 3
 
 
 class Judged(NamedTuple):
-    """Scalars that ArviZ was asked about: indices, and its answers."""
+    """Scalars that ArviZ was asked about, by number, and its answers."""
 
-    index: np.ndarray
+    numbers: np.ndarray
     r_hat: Float[np.ndarray, "judged"]
     ess_bulk: Float[np.ndarray, "judged"]
     ess_tail: Float[np.ndarray, "judged"]
 
 
-def mcmc_notes(posterior: Posterior) -> list[Note]:
+def mcmc_notes(posterior: Drawn) -> list[Note]:
     """Everything that is wrong with a run of chains, the gravest first; empty where nothing is.
 
     Args:
@@ -68,12 +67,12 @@ def say(notes: Sequence[Note], title: str) -> None:
         warnings.warn(text, ConvergenceWarning, stacklevel=_users_level())
 
 
-def sampler_notes(posterior: Posterior) -> list[Note]:
+def sampler_notes(posterior: Drawn) -> list[Note]:
     """What the numbers recorded with each draw say: low E-BFMI, trajectories cut short."""
     return [*_energy_notes(posterior), *_depth_notes(posterior)]
 
 
-def convergence_notes(posterior: Posterior) -> list[Note]:
+def convergence_notes(posterior: Drawn) -> list[Note]:
     """R-hat and effective sizes of every scalar, chains that never moved, draws that are not finite."""
     chains, draws = posterior.shape
     scalars = scalars_of(posterior)
@@ -83,14 +82,13 @@ def convergence_notes(posterior: Posterior) -> list[Note]:
     want_r_hat, want_ess = wanted(chains, draws)
     suspects = np.flatnonzero((found.r_hat > 1 + 0.7 * (want_r_hat - 1)) | (found.ess < 1.5 * want_ess))
     judged = _judge(scalars, suspects[np.argsort(found.ess[suspects] / found.r_hat[suspects] ** 4)])
-    more = len(suspects) > len(judged.index)
+    more = len(suspects) > len(judged.numbers)
     notes = [*_bad_notes(scalars, found.bad), *_frozen_notes(found.frozen, found.bad)]
-    high = _worst(judged, judged.r_hat > want_r_hat, -judged.r_hat)
+    high = _worst_first(judged.r_hat > want_r_hat, -judged.r_hat)
     if high.size and chains > 1:
-        value = judged.r_hat[high[0]]
-        head = f"{scalars.label(judged.index[high[0]])}: R-hat {value:.2f} (want below {want_r_hat:.3g})"
-        notes.append(Note(_sentence(head, scalars, judged.index[high], more, _longer(posterior)), warning=True))
-    return notes + _ess_notes(posterior, scalars, judged, want_ess, more)
+        value = f"R-hat {judged.r_hat[high[0]]:.2f} (want below {want_r_hat:.3g})"
+        notes.append(_note(scalars, judged.numbers[high], value, _longer(draws), more=more))
+    return notes + _ess_notes(scalars, judged, want_ess, more=more)
 
 
 def wanted(chains: int, draws: int) -> tuple[float, float]:
@@ -111,54 +109,49 @@ def _judge(scalars: Scalars, suspects: np.ndarray) -> Judged:
     return Judged(index, r_hat(draws), effective_sample_size(draws, "bulk"), effective_sample_size(draws, "tail"))
 
 
-def _worst(judged: Judged, flags: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Places of the flagged among the judged, the worst first."""
-    del judged
+def _worst_first(flags: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Places of the flagged, sorted by `order`."""
     places = np.flatnonzero(flags)
     return places[np.argsort(order[places])]
 
 
-def _ess_notes(posterior: Posterior, scalars: Scalars, judged: Judged, want: float, more: bool) -> list[Note]:
+def _ess_notes(scalars: Scalars, judged: Judged, want: float, *, more: bool) -> list[Note]:
     notes = []
-    kinds = {"bulk": (judged.ess_bulk, "the mean"), "tail": (judged.ess_tail, "intervals")}
-    for kind, (ess, what) in kinds.items():
-        low = _worst(judged, ess < want, ess)
+    for kind, ess in (("bulk", judged.ess_bulk), ("tail", judged.ess_tail)):
+        low = _worst_first(ess < want, ess)
         if low.size:
-            value = float(ess[low[0]])
-            head = f"{scalars.label(judged.index[low[0]])}: {kind} ESS {value:.0f} (want {want:.0f}, for {what})"
-            advice = f"Run at least {_times(want / max(value, 1.0))} as many draws, or reparameterise"
-            notes.append(Note(_sentence(head, scalars, judged.index[low], more, f"{advice}."), warning=True))
-    del posterior
+            least = max(float(ess[low[0]]), 1.0)
+            advice = f"Run at least {math.ceil(want / least)} times as many draws, or reparameterise."
+            value = f"{kind} ESS {least:.0f} (want {want:.0f})"
+            notes.append(_note(scalars, judged.numbers[low], value, advice, more=more))
     return notes
 
 
-def _sentence(head: str, scalars: Scalars, index: np.ndarray, more: bool, advice: str) -> str:
-    others = len(index) - 1
-    if not others:
-        return f"{head}. {advice}"
-    names = ", ".join(scalars.label(i) for i in index[1 : 1 + NAMED])
-    count = f"at least {others}" if more else f"{others}"
-    dots = ", ..." if others > NAMED or more else ""
-    return f"{head}, and {count} more of {scalars.count} scalars ({names}{dots}). {advice}"
+def _note(scalars: Scalars, numbers: np.ndarray, value: str, advice: str, *, more: bool = False) -> Note:
+    """A warning: the worst scalar with its value, how many others there are, what to do."""
+    head, others = f"{scalars.label(int(numbers[0]))}: {value}", len(numbers) - 1
+    if others:
+        names = ", ".join(scalars.label(int(number)) for number in numbers[1 : 1 + NAMED])
+        count = f"at least {others}" if more else f"{others}"
+        dots = ", ..." if others > NAMED or more else ""
+        head = f"{head}, and {count} more of {scalars.count} scalars ({names}{dots})"
+    return Note(f"{head}. {advice}", warning=True)
 
 
-def _longer(posterior: Posterior) -> str:
+def _longer(draws: int) -> str:
+    longer = 2 * max(draws, 500)
     return (
-        f"The chains have not mixed: run longer (warmup={2 * max(posterior.shape[1], 500)}), or reparameterise; where "
-        "they sit in different modes, no length will do."
+        f"The chains have not mixed: run longer (warmup={longer}, draws={longer}), or reparameterise; where they sit "
+        "in different modes, no length will do."
     )
-
-
-def _times(factor: float) -> str:
-    return f"{math.ceil(factor)} times" if factor > 1 else "as"
 
 
 def _bad_notes(scalars: Scalars, bad: np.ndarray) -> list[Note]:
     index = np.flatnonzero(bad)
     if not index.size:
         return []
-    head = f"{scalars.label(index[0])}: {int(bad[index[0]])} draws are not finite"
-    return [Note(_sentence(head, scalars, index, False, "Nothing is said of them otherwise."), warning=True)]
+    value = f"{int(bad[index[0]])} draws are not finite"
+    return [_note(scalars, index, value, "Its R-hat and ESS are not known; look for a division by zero.")]
 
 
 def _frozen_notes(frozen: np.ndarray, bad: np.ndarray) -> list[Note]:
@@ -169,7 +162,7 @@ def _frozen_notes(frozen: np.ndarray, bad: np.ndarray) -> list[Note]:
     return [Note(f"Chain {names} never moved: start it elsewhere (another key), or leave it out.", warning=True)]
 
 
-def _energy_notes(posterior: Posterior) -> list[Note]:
+def _energy_notes(posterior: Drawn) -> list[Note]:
     energy = np.asarray(posterior.stats.get("energy", np.zeros((0, 0))), np.float64)
     if energy.shape[-1] < MIN_DRAWS or not _energy_suspect(energy):
         return []
@@ -193,16 +186,16 @@ def _energy_suspect(energy: np.ndarray) -> bool:
     return bool((values < 1.1 * MIN_BFMI).any())
 
 
-def _depth_notes(posterior: Posterior) -> list[Note]:
+def _depth_notes(posterior: Drawn) -> list[Note]:
     reached = np.asarray(posterior.stats.get("max_tree_depth_reached", np.zeros((1, 1), bool)))
     count = int(reached.sum())
     if count <= SHARE_AT_DEPTH * reached.size:
         return []
-    depth = int(np.max(np.asarray(posterior.stats["tree_depth"]))) if "tree_depth" in posterior.stats else None
+    depth = f" {np.max(np.asarray(posterior.stats['tree_depth']))}" if "tree_depth" in posterior.stats else ""
     text = (
-        f"{count} of {reached.size} trajectories were cut short at the largest tree depth{f' {depth}' if depth else ''}: "
-        "the draws are right, but each moves less far than it should. Allow a larger depth, warm up longer, or bring "
-        "the parameters to one scale."
+        f"{count} of {reached.size} trajectories were cut short at the largest tree depth{depth}: the draws are right, "
+        "but each moves less far than it should. Allow a larger depth, warm up longer, or bring the parameters to one "
+        "scale."
     )
     return [Note(text, warning=True)]
 

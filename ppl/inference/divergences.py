@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppl.errors import PplError
-from ppl.inference.posterior import Posterior
-from ppl.inference.scalars import Scalars, scalars_of
+from ppl.inference.scalars import Drawn, Scalars, scalars_of
 from ppl.inference.tables import Note
 from ppl.semantics.program import Program
 
@@ -33,7 +32,7 @@ class Region(NamedTuple):
     share: float
 
 
-def divergence_notes(posterior: Posterior) -> list[Note]:
+def divergence_notes(posterior: Drawn) -> list[Note]:
     """A warning where draws diverged: how many, where, what to try."""
     diverging = np.asarray(posterior.stats.get("diverging", np.zeros((1, 1), bool)), bool)
     count = int(diverging.sum())
@@ -75,7 +74,7 @@ def concentration(scalars: Scalars, diverging: np.ndarray) -> Region | None:
     return Region(scalars.address(number), scalars.label(number), below, bound, float(inside.mean()))
 
 
-def noncentered_rule(posterior: Posterior, parent: str) -> str | None:
+def noncentered_rule(posterior: Drawn, parent: str) -> str | None:
     """`ppl.reparam(program, {...})` for the location-scale choices whose prior depends on `parent`; None for none."""
     program = posterior.program
     if not isinstance(program, Program) or parent not in posterior.draws:
@@ -87,7 +86,7 @@ def noncentered_rule(posterior: Posterior, parent: str) -> str | None:
     return f"draw what it scales in units of it: ppl.reparam(program, {{{rules}}})"
 
 
-def children(program: Program, posterior: Posterior, parent: str) -> list[str]:
+def children(program: Program, posterior: Drawn, parent: str) -> list[str]:
     """Choices whose prior terms change with the value of `parent`, all else as in the first draw."""
     first = {address: np.asarray(x)[0, 0] for address, x in posterior.draws.items()}
     other = np.asarray(posterior.draws[parent])[-1, -1]

@@ -1,12 +1,58 @@
 """The scalars of a posterior, numbered through: labels, and their draws as one matrix."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from ppl.inference.posterior import Posterior
 from ppl.inference.summary import element_label
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """What is read of a `ppl.Posterior`, which itself needs these diagnostics."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains and of draws in each."""
+        ...
+
+    @property
+    def arrays(self) -> Mapping[str, Any]:
+        """Choices and deterministic values by address, with leading axes (chain, draw)."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str | None, ...]]:
+        """Names of the axes after (chain, draw)."""
+        ...
+
+    @property
+    def draws(self) -> Mapping[str, Any]:
+        """Choices alone."""
+        ...
+
+    @property
+    def masks(self) -> Mapping[str, Any]:
+        """For choices inside branches, whether they were made."""
+        ...
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        """Numbers recorded with each draw."""
+        ...
+
+    @property
+    def log_weights(self) -> Any:
+        """None where draws are equally weighted."""
+        ...
+
+    @property
+    def program(self) -> Any:
+        """The program it came from, if known."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +103,10 @@ class Scalars:
         raise IndexError(f"There are {self.count} scalars.")
 
 
-def scalars_of(posterior: Posterior, *, choices_only: bool = False) -> Scalars:
+def scalars_of(posterior: Drawn) -> Scalars:
     """The scalars of a posterior; sites that some draws do not make, and values that are no numbers, are left out."""
     arrays, shapes = {}, {}
-    for address, x in (posterior.draws if choices_only else posterior.arrays).items():
+    for address, x in posterior.arrays.items():
         mask = posterior.masks.get(address)
         if str(x.dtype).startswith("key") or (mask is not None and not np.asarray(mask).all()):
             continue
