@@ -1,9 +1,9 @@
 """Is it an involution? A user's move is tried at prior draws before any chain runs.
 
 Law: a move passes only if, at every one of the draws, a second application returns the start, as many continuous
-choices are made after it as before, and the two Jacobian determinants are reciprocal (where they are not, a
-derivative is wrong: `jax.lax.stop_gradient`, a custom rule). It says nothing of points that prior draws do not reach: the kernel goes on
-checking each of its moves.
+choices are made after it as before, and the two Jacobian determinants are reciprocal (where they are not, a derivative
+is wrong: `jax.lax.stop_gradient`, a custom rule). It says nothing of points that prior draws do not reach: the kernel
+goes on checking each of its moves.
 """
 
 from functools import partial
