@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.posteriordb import POSTERIORS, agreement, flatten, load_reference
 from benchmarks.targets import SYNTHETIC
-from ppl.diagnostics import effective_sample_size
+from ppl.diagnostics.convergence import effective_sample_size
 
 REFERENCE_SHAPE = (10, 1000)
 
