@@ -19,6 +19,7 @@ import ppl.distributions as dist
 from ppl.inference import trace_mh as trace
 from ppl.inference import trace_mh_kernel
 from ppl.inference.kernels import KernelMaker
+from tests import involutive_moves as moves
 
 
 class KernelEntry(NamedTuple):
@@ -118,5 +119,26 @@ def _no_count(ratio: Any) -> Any:
 
 KERNELS: dict[str, KernelEntry] = {
     "trace_mh": KernelEntry(lambda: trace_mh_kernel, branching_target, mutant=lambda: without_counts),
+    "involutive": KernelEntry(
+        lambda: moves.FINITE,
+        lambda: moves.one_or_two(jnp.array(moves.GENERIC)),
+        mutant=lambda: partial(moves.wrong_kernel, "without the auxiliary density", moves.FINITE),
+    ),
+    "involutive_scale": KernelEntry(
+        lambda: moves.SCALE,
+        moves.durations,
+        finite=False,
+        mutant=lambda: partial(moves.wrong_kernel, "without the Jacobian", moves.SCALE),
+        data=("y",),
+        steps=3,
+    ),
+    "involutive_split": KernelEntry(
+        lambda: moves.SPLIT,
+        moves.pair_or_single,
+        finite=False,
+        mutant=lambda: partial(moves.wrong_kernel, "without the Jacobian", moves.SPLIT),
+        data=("y",),
+        steps=6,
+    ),
 }
 """Every kernel."""
