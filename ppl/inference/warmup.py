@@ -21,6 +21,14 @@ LAST_STRETCH = 0.05
 """Share of the warm-up that adapts the step size alone, at least ten transitions."""
 
 
+ENOUGH = 0.25
+"""The share of a window's draws that must be distinct for it to teach anything."""
+
+
+SETTLED = 80
+"""Iterations after which the adaptation of the step size goes on through a change of metric."""
+
+
 class Adaptation(NamedTuple):
     """What a warm-up learnt, by chain: give it to another run as `ppl.NUTS(adaptation=...)`.
 
@@ -56,9 +64,9 @@ def window_ends(warmup: int) -> tuple[int, ...]:
 
 
 def started(step_size: float, dtype: Any) -> DualAveraging:
-    """`ppl.numerics.step_size.started` on the host."""
+    """Dual averaging from a step size that is known to be about right: it is the anchor, too."""
     log_step, zero = np.log(step_size).astype(dtype), np.zeros((), dtype)
-    return DualAveraging(log_step, log_step, zero, (log_step + np.log(10.0)).astype(dtype), zero)
+    return DualAveraging(log_step, log_step, zero, log_step, zero, zero)
 
 
 def default_step(dim: int) -> float:
@@ -77,7 +85,10 @@ def initial_state(position: Any) -> ChainState:
 def moved_to(
     metric: Metric, state: ChainState, position: np.ndarray, gradient: np.ndarray
 ) -> tuple[Metric, ChainState]:
-    """A state in the coordinates of a new metric, centred at the position; the step size starts anew.
+    """A state in the coordinates of a new metric, centred at the position.
+
+    Where a metric was known before, a better one changes the step size little: its adaptation goes on, since the noise
+    of a fresh start would bias it, and only the average starts anew. The first metrics are another matter.
 
     Args:
         metric: The new metric.
@@ -88,7 +99,9 @@ def moved_to(
     dtype = np.asarray(metric.scale).dtype
     metric = metric._replace(center=np.asarray(position, dtype))
     point = Point(np.zeros_like(metric.center), np.zeros_like(metric.center), pulled(metric, gradient), state.point[3])
-    return metric, state._replace(point=point, step=started(default_step(len(position)), dtype))
+    settled = state.step.count >= SETTLED
+    step = state.step._replace(averaged=np.zeros((), dtype)) if settled else started(default_step(len(position)), dtype)
+    return metric, state._replace(point=point, step=step)
 
 
 def pulled(metric: Metric, gradient: np.ndarray) -> np.ndarray:
@@ -113,7 +126,8 @@ def learn(metric: Metric, state: ChainState, window: Window, cutoff: float) -> t
 
 def _informative(window: Window) -> bool:
     finite = np.isfinite(window.draws).all() and np.isfinite(window.gradients).all()
-    return bool(finite and len(np.unique(window.draws[:, 0])) > max(2, len(window.draws) // 20))
+    distinct = len(np.unique(window.draws, axis=0)) if finite else 0
+    return distinct >= max(3, ENOUGH * len(window.draws))
 
 
 def window_of(metric: Metric, positions: np.ndarray, gradients: np.ndarray) -> Window:

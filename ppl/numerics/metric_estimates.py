@@ -27,6 +27,8 @@ FULL = 512
 """Up to this dimension covariances are dense matrices; beyond it they live in the span of the draws and gradients."""
 TINY = 1e-20
 """Variances are kept above it."""
+WIDEST = 1e6
+"""Eigenvalues are kept between its inverse and it."""
 
 
 class Window(NamedTuple):
@@ -94,7 +96,8 @@ def _geometric_mean_eigen(cov: np.ndarray, steepness: np.ndarray) -> tuple[np.nd
     """Of A # B^{-1} = B^{-1/2} (B^{1/2} A B^{1/2})^{1/2} B^{-1/2}."""
     root, inverse_root = _power(steepness, 0.5), _power(steepness, -0.5)
     mean = inverse_root @ _power(root @ cov @ root, 0.5) @ inverse_root
-    return np.linalg.eigh((mean + mean.T) / 2)
+    values, columns = np.linalg.eigh((mean + mean.T) / 2)
+    return np.clip(values, 1 / WIDEST, WIDEST), columns
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
@@ -104,12 +107,12 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 
 def _kept(metric: Metric, scale: np.ndarray, values: np.ndarray, vectors: np.ndarray, cutoff: float) -> Metric:
     capacity, dim = metric.directions.shape
-    distance = np.abs(np.log(np.maximum(values, TINY)))
+    distance = np.abs(np.log(values))
     order = np.argsort(-distance)[:capacity]
     order = order[distance[order] >= np.log(cutoff)]
     directions, stretch = np.zeros((capacity, dim)), np.zeros(capacity)
     directions[: len(order)] = vectors[order]
-    stretch[: len(order)] = np.sqrt(np.maximum(values[order], TINY)) - 1.0
+    stretch[: len(order)] = np.sqrt(values[order]) - 1.0
     return metric._replace(
         scale=_cast(metric, scale),
         directions=_cast(metric, directions),

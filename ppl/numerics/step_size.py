@@ -17,20 +17,23 @@ FORGETTING = 0.75
 
 
 class DualAveraging(NamedTuple):
-    """The state: log step sizes (now, and averaged), the mean error of the acceptance, the anchor, the count."""
+    """The state.
+
+    Attributes:
+        log_step: The log step size to use next.
+        log_average: The averaged log step size, to use after the warm-up.
+        error: The mean error of the acceptance.
+        anchor: Where log step sizes are drawn to.
+        count: Iterations that the error is a mean of: as it grows, the step size calms down.
+        averaged: Iterations that the average is over.
+    """
 
     log_step: Float[Array, ""]
     log_average: Float[Array, ""]
     error: Float[Array, ""]
     anchor: Float[Array, ""]
     count: Float[Array, ""]
-
-
-def started(step_size: Any) -> DualAveraging:
-    """A start at a guess; the anchor is ten times it, since large steps are cheap to try."""
-    log_step = jnp.log(jnp.asarray(step_size, jnp.result_type(float)))
-    zero = jnp.zeros_like(log_step)
-    return DualAveraging(log_step, log_step, zero, log_step + jnp.log(10.0).astype(zero.dtype), zero)
+    averaged: Float[Array, ""]
 
 
 def updated(state: DualAveraging, acceptance: Any, target: Any) -> DualAveraging:
@@ -45,5 +48,7 @@ def updated(state: DualAveraging, acceptance: Any, target: Any) -> DualAveraging
     share = 1.0 / (count + DELAY)
     error = (1 - share) * state.error + share * (target - acceptance)
     log_step = state.anchor - jnp.sqrt(count) / SHRINKAGE * error
-    weight = count**-FORGETTING
-    return DualAveraging(log_step, weight * log_step + (1 - weight) * state.log_average, error, state.anchor, count)
+    averaged = state.averaged + 1
+    weight = averaged**-FORGETTING
+    average = weight * log_step + (1 - weight) * state.log_average
+    return DualAveraging(log_step, average, error, state.anchor, count, averaged)
