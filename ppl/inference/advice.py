@@ -13,7 +13,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -64,7 +64,7 @@ def say(notes: Sequence[Note], title: str) -> None:
     """
     if any(note.warning for note in notes):
         text = f"{title}:\n{text_notes(notes)}"
-        warnings.warn(text, ConvergenceWarning, stacklevel=_users_level())
+        warnings.warn(text, ConvergenceWarning, stacklevel=_users_level(sys._getframe()))
 
 
 def sampler_notes(posterior: Drawn) -> list[Note]:
@@ -200,9 +200,9 @@ def _depth_notes(posterior: Drawn) -> list[Note]:
     return [Note(text, warning=True)]
 
 
-def _users_level() -> int:
-    """The `stacklevel` that points at the nearest line outside this package, as seen from `say`."""
-    level, frame = 1, sys._getframe(1)
+def _users_level(frame: Any) -> int:
+    """The `stacklevel` that points from a frame at the nearest line outside this package."""
+    level = 1
     while frame.f_back is not None and is_library_file(frame.f_code.co_filename):
         level, frame = level + 1, frame.f_back
     return level

@@ -41,7 +41,7 @@ def sbc(
     replicates: int = 100,
     keep: int = KEEP,
     quantities: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None,
-    **settings: int,
+    **settings: Any,
 ) -> Calibration:
     """Check a method on a program: draw choices and data, infer from the data, rank the choices among the draws.
 
@@ -57,7 +57,7 @@ def sbc(
         keep: The draws of each run that the truth is ranked among, evenly spaced. They should be nearly independent,
             so take several times as many draws; the result has a note where they are not.
         quantities: What is ranked, a function of the choices and the data by address; by default as above.
-        **settings: `chains`, `warmup` and `draws` of `ppl.infer`.
+        **settings: `chains`, `warmup`, `draws` and so on of `ppl.infer`; `progress=False` for no bars in a terminal.
 
     Returns:
         A `ppl.diagnostics.calibration.Calibration`: print it, plot it (`ppl.plots.plot_sbc`), or `check()` it.
@@ -94,7 +94,7 @@ class _Run:
 
     method: Any
     keep: int
-    settings: dict[str, int]
+    settings: dict[str, Any]
     warned: int = 0
 
     def draws(
