@@ -8,16 +8,16 @@ import jax
 import numpy as np
 
 from ppl import native
-from ppl.inference.checkpoint import Checkpoint, fingerprint
+from ppl.inference.advice import mcmc_notes, say
 from ppl.inference.data_checks import DRAWS, check_observations
 from ppl.inference.finish import Finished, finish, inspect_at
 from ppl.inference.flat import Flat
 from ppl.inference.hamiltonian_sampler import HamiltonianSampler, Plan
 from ppl.inference.initial import Starts
+from ppl.inference.mcmc import STEPS, Run, groups_for, visit
 from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
-from ppl.inference.progress import Reporter
-from ppl.inference.runner import Group, Track, Visited, groups_of, run
+from ppl.inference.runner import Group, Track, Visited
 from ppl.inference.warmup import Adaptation
 from ppl.numerics.chain import STATS
 from ppl.semantics.program import Program
@@ -77,14 +77,14 @@ class NUTS:
         """Find starts, warm up, sample."""
         native.warn_if_too_late()
         job = _job(self, program, key, settings)
-        return _posterior(job, _visited(job))
+        return _posterior(job, visit(job.sampler, job.what))
 
     def plan(self, dim: int, settings: Settings) -> Plan:
         """What a run on a target of some dimension does."""
         capacity = {"diagonal": 0, "low_rank": min(dim, CAPACITY), "dense": dim}[self.metric]
         if self.adaptation is not None:
             capacity = self.adaptation.metric.directions.shape[-2]
-        defaults = {"warmup": 1000, "draws": 1000, "thin": 1}
+        defaults = {"warmup": STEPS, "draws": STEPS, "thin": 1}
         numbers = {n: d if getattr(settings, n) is None else getattr(settings, n) for n, d in defaults.items()}
         cutoff = 1.0 if self.metric == "dense" else 2.0
         return Plan(**numbers, target=self.target_acceptance, depth=self.max_depth, capacity=capacity, cutoff=cutoff)
@@ -100,6 +100,11 @@ class Job(NamedTuple):
     sampler: HamiltonianSampler
     groups: list[Group]
 
+    @property
+    def what(self) -> Run:
+        """The run, as checkpoints know it."""
+        return Run(self.program, self.key, _described(self.method), self.settings, self.groups)
+
 
 def target_of(program: Program) -> Any:
     """The program's continuous choices as a vector; its finite choices, if any, are summed out."""
@@ -108,7 +113,7 @@ def target_of(program: Program) -> Any:
 
 def _job(method: NUTS, program: Program, key: PRNGKey, settings: Settings) -> Job:
     target = target_of(program)
-    groups = groups_of(4 if settings.chains is None else settings.chains, settings.layout)
+    groups = groups_for(settings)
     starts = Starts(target, key, None if method.start is None else _given(target, method.start))
     if settings.check_data:
         _check(program, starts, key)
@@ -141,19 +146,6 @@ def _block(dim: int) -> int:
     return max(256, min(1024, BLOCK // max(dim, 1)))
 
 
-def _visited(job: Job, tracks: list[Track | None] | None = None) -> Visited:
-    sampler, settings = job.sampler, job.settings
-    chains = sum(len(group.chains) for group in job.groups)
-    save = None
-    if settings.checkpoint is not None:
-        told = settings._replace(progress=None, checkpoint=None, keep=repr(settings.keep))
-        save = Checkpoint(settings.checkpoint, fingerprint(job.program, job.key, _described(job.method), told))
-        tracks = save.tracks(sampler, job.groups) if tracks is None else tracks
-    done = sum(sampler.done(t.carry) * len(g.chains) for t, g in zip(tracks or [], job.groups, strict=False) if t)
-    reporter = Reporter(sampler.total * chains, show=settings.progress, done=done)
-    return run(sampler, job.groups, reporter, save, tracks)
-
-
 def _described(method: NUTS) -> str:
     return repr((type(method).__name__, method.target_acceptance, method.max_depth, method.metric))
 
@@ -164,7 +156,7 @@ def _posterior(job: Job, visited: Visited) -> Posterior:
     if settings.keep is None:
         finished = finish(target, job.key, finished, (0, 0), None, _block(target.dim))
     stats = _stats(visited.kept["stats"], job.method.max_depth)
-    return Posterior(
+    posterior = Posterior(
         draws=finished.draws,
         masks=finished.masks,
         deterministic=finished.deterministic,
@@ -175,6 +167,8 @@ def _posterior(job: Job, visited: Visited) -> Posterior:
         method=type(job.method).__name__,
         continuation=Continuation(job, visited.carries),
     )
+    say(mcmc_notes(posterior), f"{posterior.method} on {job.program.name!r}")
+    return posterior
 
 
 def _stats(columns: np.ndarray, max_depth: int) -> dict[str, np.ndarray]:
@@ -209,4 +203,4 @@ class Continuation:
         sampler = self.job.sampler
         longer = dataclasses.replace(sampler, plan=sampler.plan._replace(draws=sampler.plan.draws + draws))
         job = self.job._replace(sampler=longer, settings=self.job.settings._replace(checkpoint=None))
-        return _posterior(job, _visited(job, [Track(carry) for carry in self.carries]))
+        return _posterior(job, visit(longer, job.what, [Track(carry) for carry in self.carries]))

@@ -27,10 +27,9 @@ from jax import lax
 
 from ppl.distributions.density import log_prob
 from ppl.distributions.drawn import law_of_draws
-from ppl.errors import ConvergenceError
-from ppl.inference.kernels import Chains, Kernel, State, Steps, initial_states, mean_accepted, run_chains
+from ppl.inference.kernels import Kernel, State
+from ppl.inference.mcmc import MCMC
 from ppl.inference.method import Settings, positive
-from ppl.inference.population import replayed
 from ppl.inference.posterior import Posterior
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
@@ -286,22 +285,8 @@ class MH:
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Start from the prior, run the chains, throw the warm-up away."""
-        chains, warmup, draws = _defaults(settings)
-        start_key, run_key = jax.random.split(key)
-        start = initial_states(program, start_key, chains)
         thin = _sweep(program) if self.thin is None else self.thin
-        steps = Steps(warmup * thin, draws, thin)
-        visited = run_chains(trace_mh_kernel, program, (start, run_key), steps)
-        if visited.states.choices and not visited.moved.any():
-            raise ConvergenceError(
-                f"None of the {chains} chains of ppl.MH on {program.name!r} ever left its start in "
-                f"{(warmup + draws) * thin} steps.\n"
-                "Single-site moves change one choice at a time; here two must change together, or the posterior is "
-                "one point.\n"
-                "Fix: write the dependent choices as one, use ppl.Exact() or ppl.Importance, or see "
-                "ppl.inference.irreducible(program)."
-            )
-        return _posterior(program, visited)
+        return MCMC(trace_mh_kernel, thin, "MH").run(program, key, settings)
 
 
 MOST_STEPS = 100
@@ -312,31 +297,3 @@ def _sweep(program: Program) -> int:
     """As many steps as there are elements of choices, between 1 and `MOST_STEPS`."""
     elements = sum(math.prod(info.shape) for info in ch.latent_infos(program.staged).values())
     return min(max(elements, 1), MOST_STEPS)
-
-
-def _defaults(settings: Settings) -> tuple[int, int, int]:
-    chains = 4 if settings.chains is None else settings.chains
-    warmup = 1000 if settings.warmup is None else settings.warmup
-    return chains, warmup, 1000 if settings.draws is None else settings.draws
-
-
-def _posterior(program: Program, visited: Chains) -> Posterior:
-    shape = visited.stats["accepted"].shape
-
-    def flat(x: Any) -> Any:
-        return x.reshape(-1, *x.shape[2:])
-
-    def unflat(x: Any) -> Any:
-        return x.reshape(*shape, *x.shape[1:])
-
-    runs = replayed(program, {a: flat(x) for a, x in visited.states.choices.items()}, shape[0] * shape[1])
-    return Posterior(
-        draws=visited.states.choices,
-        masks=visited.states.masks,
-        values=jax.tree.map(unflat, runs.value),
-        deterministic={a: unflat(x) for a, x in runs.deterministic.items()},
-        stats=dict(visited.stats),
-        diagnostics={"acceptance": mean_accepted(visited.stats)},
-        program=program,
-        method="MH",
-    )
