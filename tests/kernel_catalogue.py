@@ -19,6 +19,7 @@ import ppl.distributions as dist
 from ppl.inference import trace_mh as trace
 from ppl.inference import trace_mh_kernel
 from ppl.inference.kernels import KernelMaker
+from tests import continuous_moves
 from tests import involutive_moves as moves
 
 
@@ -139,6 +140,23 @@ KERNELS: dict[str, KernelEntry] = {
         mutant=lambda: partial(moves.wrong_kernel, "without the Jacobian", moves.SPLIT),
         data=("y",),
         steps=6,
+    ),
+    **{
+        name: KernelEntry(
+            partial(continuous_moves.MAKERS.__getitem__, name),
+            target,
+            finite=False,
+            mutant=partial(continuous_moves.MUTANTS.__getitem__, name),
+            data=("y",),
+            steps=3,
+        )
+        for name, target in continuous_moves.TARGETS.items()
+    },
+    "tempered": KernelEntry(
+        partial(continuous_moves.MAKERS.__getitem__, "tempered"),
+        continuous_moves.replicas_target,
+        reversible=False,
+        mutant=continuous_moves.WrongSwap,
     ),
 }
 """Every kernel."""

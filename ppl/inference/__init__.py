@@ -1,15 +1,20 @@
 """Inference: one door for most users, and the kernels and populations that its methods are made of."""
 
 from ppl.inference.door import infer
+from ppl.inference.elliptical import elliptical_slice
 from ppl.inference.exact import Exact
+from ppl.inference.hamiltonian import hmc
 from ppl.inference.importance import Importance
 from ppl.inference.involution_check import check_involution
 from ppl.inference.involutive import involutive
 from ppl.inference.mcmc import MCMC
+from ppl.inference.langevin import mala
 from ppl.inference.method import Method, Settings
 from ppl.inference.nuts import NUTS
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.reachability import Reachability, irreducible, transitions
+from ppl.inference.slice_sampling import slice_sampling
+from ppl.inference.tempering import replicated, tempered
 from ppl.inference.trace_mh import MH, trace_mh_kernel
 
 __all__ = [
@@ -24,10 +29,16 @@ __all__ = [
     "Reachability",
     "Settings",
     "check_involution",
+    "elliptical_slice",
+    "hmc",
     "infer",
     "involutive",
     "irreducible",
     "load",
+    "mala",
+    "replicated",
+    "slice_sampling",
+    "tempered",
     "trace_mh_kernel",
     "transitions",
 ]
