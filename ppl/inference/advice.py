@@ -22,7 +22,7 @@ from ppl.diagnostics.convergence import MIN_DRAWS, effective_sample_size, r_hat
 from ppl.diagnostics.energy import MIN_BFMI, energy_bfmi
 from ppl.diagnostics.screening import screen
 from ppl.errors import ConvergenceWarning
-from ppl.inference.divergences import divergence_notes
+from ppl.inference.divergences import any_noncentered_rule, divergence_notes
 from ppl.inference.scalars import Drawn, Scalars, scalars_of
 from ppl.inference.tables import Note, text_notes
 from ppl.semantics.site import is_library_file
@@ -171,10 +171,10 @@ def _energy_notes(posterior: Drawn) -> list[Note]:
     if not low.size:
         return []
     worst = int(low[np.argmin(values[low])])
+    rule = any_noncentered_rule(posterior) or "reparameterise the choices that they scale"
     text = (
         f"E-BFMI {values[worst]:.2f} in chain {worst} (want above {MIN_BFMI}), low in {low.size} of {len(values)} "
-        "chains: the tails are not explored. Give heavy-tailed scales lighter priors, or draw what they scale in units "
-        "of them: ppl.reparam(program, {address: ppl.noncentered()})."
+        f"chains: the tails are not explored. Give heavy-tailed scales lighter priors, or {rule}."
     )
     return [Note(text, warning=True)]
 

@@ -20,6 +20,7 @@ LOUD = 4.0
 """Standard deviations that the mean rank of divergent draws must be off for a region to be named."""
 MOST_SCALARS = 500
 SHARE = 0.8
+MOST_PARENTS = 5
 
 
 class Region(NamedTuple):
@@ -46,6 +47,7 @@ def divergence_notes(posterior: Drawn) -> list[Note]:
             f", {SHARE:.0%} of them where {region.label} {sign} {region.bound:.3g} ({region.share:.0%} of all draws)"
         )
         rule = noncentered_rule(posterior, region.address)
+    rule = rule or any_noncentered_rule(posterior)
     text = (
         f"{count} of {diverging.size} draws diverged{where}: the posterior is not explored there. Try "
         f"ppl.NUTS(target_acceptance=0.95){f', or {rule}' if rule else ', or another parameterisation'}."
@@ -84,6 +86,13 @@ def noncentered_rule(posterior: Drawn, parent: str) -> str | None:
         return None
     rules = ", ".join(f"{address!r}: ppl.noncentered()" for address in found[:3])
     return f"draw what it scales in units of it: ppl.reparam(program, {{{rules}}})"
+
+
+def any_noncentered_rule(posterior: Drawn) -> str | None:
+    """The same for the first scalar choice that any location-scale choice depends on."""
+    scalars = [a for a, x in posterior.draws.items() if x.ndim == 2 and np.issubdtype(x.dtype, np.floating)]
+    rules = (noncentered_rule(posterior, address) for address in scalars[:MOST_PARENTS])
+    return next((rule for rule in rules if rule), None)
 
 
 def children(program: Program, posterior: Drawn, parent: str) -> list[str]:

@@ -16,10 +16,8 @@ from ppl.errors import AddressError
 from ppl.inference.moments import normalized_weights, weighted_hdi, weighted_moments
 from ppl.inference.posterior import Posterior
 from ppl.inference.summary import element_label
+from ppl.plots.figure import FILL, LINE, MARK, bare, new_figure, written
 
-FILL = "#4c78a8"
-LINE = "#27496d"
-MARK = "#d9480f"
 GRID = 200
 MAX_PANELS = 60
 MAX_BARS = 20
@@ -72,14 +70,14 @@ def plot_posterior(
     _check_count(marginals)
     columns = min(columns, len(marginals))
     rows = math.ceil(len(marginals) / columns)
-    figure = _figure(2.7 * columns, 2.0 * rows + 0.5)
+    figure = new_figure(2.7 * columns, 2.0 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, marginal in zip(panels, marginals, strict=False):
         _draw_marginal(panel, marginal, hdi_prob)
     for panel in panels[len(marginals) :]:
         panel.set_visible(False)
     figure.suptitle(f"{_title(posterior)}: mean and {hdi_prob:.0%} HDI", fontsize=10, x=0.01, ha="left")
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def plot_forest(
@@ -106,7 +104,7 @@ def plot_forest(
     """
     marginals = marginals_of(posterior, addresses)
     _check_count(marginals)
-    figure = _figure(6.5, 0.28 * len(marginals) + 1.0)
+    figure = new_figure(6.5, 0.28 * len(marginals) + 1.0)
     panel = figure.subplots()
     for row, marginal in enumerate(marginals):
         _draw_intervals(panel, row, marginal, hdi_prob)
@@ -115,9 +113,9 @@ def plot_forest(
     panel.tick_params(axis="x", labelsize=8)
     panel.grid(axis="x", color="0.9", linewidth=0.6)
     panel.set_axisbelow(True)
-    _bare(panel, ("top", "right", "left"))
+    bare(panel, ("top", "right", "left"))
     panel.set_title(f"{_title(posterior)}: mean, middle half and {hdi_prob:.0%} HDI", fontsize=10, loc="left")
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def marginals_of(posterior: Posterior, addresses: Sequence[str] | None = None) -> list[Marginal]:
@@ -210,7 +208,7 @@ def _draw_marginal(panel: Any, marginal: Marginal, hdi_prob: float) -> None:
     panel.set_yticks([])
     panel.tick_params(axis="x", labelsize=8)
     panel.set_title(marginal.label, fontsize=9, loc="left")
-    _bare(panel, ("top", "right", "left"))
+    bare(panel, ("top", "right", "left"))
 
 
 def _draw_intervals(panel: Any, row: int, marginal: Marginal, hdi_prob: float) -> None:
@@ -240,22 +238,3 @@ def _check_count(marginals: Sequence[Marginal]) -> None:
 
 def _title(posterior: Posterior) -> str:
     return f"Posterior by {posterior.method}" if posterior.method else "Posterior"
-
-
-def _bare(panel: Any, sides: Sequence[str]) -> None:
-    for side in sides:
-        panel.spines[side].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Figures need matplotlib: pip install quasiborel[plots]") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
-    if path is not None:
-        figure.savefig(path, dpi=150, facecolor="white")
-    return figure
