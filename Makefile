@@ -9,10 +9,10 @@ DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test slow lint format types layers docs bench clean
+.PHONY: help demo test slow lint format types layers docs bench bench-mcmc clean
 
 help:
-	@echo "targets: demo test slow lint format types layers docs bench clean"
+	@echo "targets: demo test slow lint format types layers docs bench bench-mcmc clean"
 
 # The stamp is written last, so an interrupted install is taken up again. It depends on pyproject.toml alone:
 # the package is installed in editable mode, so changed sources need no new install.
@@ -60,6 +60,12 @@ docs: $(DOCS_STAMP)
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks
+
+# POSTERIORDB is a folder laid out as https://github.com/stan-dev/posteriordb. Takes about two hours for three rounds.
+POSTERIORDB ?= ../shared/posteriordb
+ROUNDS ?= 3
+bench-mcmc: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks.mcmc --folder $(POSTERIORDB) --rounds $(ROUNDS) --out output/mcmc.json
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -16,9 +16,7 @@ from benchmarks.posteriordb import POSTERIORS, Agreement, Entry, agreement, flat
 def compared(entry: Entry, options: argparse.Namespace) -> tuple[ppl.Posterior, Agreement]:
     """Run NUTS on one posterior and compare."""
     program = entry.program(load_data(options.folder, entry.name), labels=options.labels)
-    posterior = ppl.infer(
-        program, ppl.NUTS(), key=options.seed, chains=4, warmup=options.warmup, draws=options.draws
-    )
+    posterior = ppl.infer(program, ppl.NUTS(), key=options.seed, chains=4, warmup=options.warmup, draws=options.draws)
     reference = load_reference(options.folder, entry.name)
     return posterior, agreement(flatten(posterior.arrays, reference), reference)
 

@@ -131,7 +131,9 @@ def kilpisjarvi(p: Parameters, data: Data) -> float:
 
 def drive(p: Parameters, data: Data) -> float:
     u, v = _columns(data, "u", "v")
-    prior = stats.dirichlet.logpdf(p["theta1"], data["alpha"][0]) + stats.dirichlet.logpdf(p["theta2"], data["alpha"][1])
+    prior = stats.dirichlet.logpdf(p["theta1"], data["alpha"][0]) + stats.dirichlet.logpdf(
+        p["theta2"], data["alpha"][1]
+    )
     for rate in (p["phi"], p["lambda"]):
         prior += normal(rate[0], 0, 1) + normal(rate[1], 3, 1)
     both = [
