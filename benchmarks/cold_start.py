@@ -1,7 +1,7 @@
-"""From a program to its first draw: eight schools, after imports, in fresh processes (`python -m benchmarks.cold_start`).
+"""`python -m benchmarks.cold_start`: from a program to its first draw, after imports, in fresh processes.
 
-Twice each: without a compilation cache, and in a process that finds JAX's persistent cache filled by one before it.
-A first draw is a run of one chain with one draw after one step of warm-up. Goals: 1.5 s and 0.5 s.
+Eight schools, twice each: without a compilation cache, and in a process that finds JAX's persistent cache filled by
+one before it. A first draw is a run of one chain with one draw after one step of warm-up. Goals: 1.5 s and 0.5 s.
 """
 
 import os

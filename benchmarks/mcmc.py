@@ -1,6 +1,6 @@
-"""`make bench-mcmc`: NUTS on twenty targets, ours and the peers' in alternation, every run in a process of its own.
+"""`make bench-mcmc`: NUTS on nineteen targets, ours and the peers' in alternation, every run in a process of its own.
 
-    python -m benchmarks.mcmc --folder PATH --rounds 3 --out output/mcmc.json [--only arma,garch] [--arms quasiborel,numpyro]
+    python -m benchmarks.mcmc --folder PATH --rounds 3 --out FILE.json [--only arma,garch] [--arms quasiborel,numpyro]
 
 Arms are a sampler and the XLA flags of its process. Peers run as their users run them, and once more, compiled as a
 whole, with the flag that lets XLA:CPU compile loops natively (`-native`); ours sets that flag by itself. Results are

@@ -108,8 +108,8 @@ def test_flatten_numbers_elements_from_one():
     np.testing.assert_array_equal(flat["beta[2]"], draws["beta"][..., 1])
 
 
-# --- agreement: five z-scores beyond 4.9 (two-sided normal, 1e-6) are false alarms with probability 5e-6 together; -----
-# --- the draws are fixed by the test's name, so that a pass stays a pass. ---------------------------------------------
+# --- agreement -----------------------------------------------------------------------------------------------------
+# The largest of five z-scores is beyond 5.2 with probability at most 1e-6 (two-sided normal, five times 2e-7).
 
 
 def skewed(rng, chains, shift=0.0, scale=1.0):
@@ -118,7 +118,7 @@ def skewed(rng, chains, shift=0.0, scale=1.0):
 
 def test_draws_of_the_same_law_agree(rng):
     found = agreement(skewed(rng, 4), skewed(rng, 10))
-    assert found.worst[1] < 4.9
+    assert found.worst[1] < 5.2
     assert found.min_ess > 3000
 
 
