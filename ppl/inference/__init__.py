@@ -10,7 +10,9 @@ from ppl.inference.involutive import involutive
 from ppl.inference.mcmc import MCMC
 from ppl.inference.langevin import mala
 from ppl.inference.method import Method, Settings
+from ppl.inference.model_criticism import loo
 from ppl.inference.nuts import NUTS
+from ppl.inference.parallel_tempering import ParallelTempering
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.slice_sampling import slice_sampling
@@ -25,6 +27,7 @@ __all__ = [
     "Importance",
     "Method",
     "NUTS",
+    "ParallelTempering",
     "Posterior",
     "Reachability",
     "Settings",
@@ -35,6 +38,7 @@ __all__ = [
     "involutive",
     "irreducible",
     "load",
+    "loo",
     "mala",
     "replicated",
     "slice_sampling",
