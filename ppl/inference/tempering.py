@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
@@ -135,7 +136,7 @@ def _tempered(program: Program, beta: Any) -> Any:
     return program.rewrite(Temper(beta))
 
 
-def replicated(program: Program, inverse_temperatures: Sequence[float] | Float[Array, "replicas"]) -> Program:
+def replicated(program: Program, inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"]) -> Program:
     """Independent tempered copies of a program: one for each inverse temperature, along a leading axis of its choices.
 
     Args:
@@ -157,7 +158,7 @@ def replicated(program: Program, inverse_temperatures: Sequence[float] | Float[A
     return Program.of(_replicas, (program, checked_ladder(inverse_temperatures)))
 
 
-def checked_ladder(inverse_temperatures: Sequence[float] | Float[Array, "replicas"]) -> Float[Array, "replicas"]:
+def checked_ladder(inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"]) -> Float[Array, "replicas"]:
     """The inverse temperatures as an array.
 
     Raises:
