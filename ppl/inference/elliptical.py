@@ -41,12 +41,20 @@ class Affine(NamedTuple):
 
     def value(self, noise: Any) -> Any:
         """X of z."""
-        return self.mean + (_times(self.factor, noise) if self.triangular else self.factor * noise)
+        mean, factor = self._fitted(noise)
+        return mean + (jnp.squeeze(factor @ noise[..., None], -1) if self.triangular else factor * noise)
 
     def noise(self, value: Any) -> Any:
         """Z of x."""
-        off = value - self.mean
-        return _solved(self.factor, off) if self.triangular else off / self.factor
+        mean, factor = self._fitted(value)
+        off = value - mean
+        return _solved(factor, off) if self.triangular else off / factor
+
+    def _fitted(self, like: Any) -> tuple[Any, Any]:
+        """Mean and factor for every element of an expanded distribution."""
+        shape = jnp.shape(like)
+        factor_shape = (*shape, shape[-1]) if self.triangular else shape
+        return jnp.broadcast_to(self.mean, shape), jnp.broadcast_to(self.factor, factor_shape)
 
 
 def gaussian(measure: Any) -> Affine | None:
@@ -56,7 +64,7 @@ def gaussian(measure: Any) -> Affine | None:
         measure: `Normal` and `MultivariateNormal` are known, and expanded and independent ones of them, in plates too.
 
     Examples:
-        >>> gaussian(dist.Normal(1.0, 2.0)).value(0.5)
+        >>> float(gaussian(dist.Normal(1.0, 2.0)).value(0.5))
         2.0
         >>> gaussian(dist.Gamma(1.0, 2.0)) is None
         True
@@ -70,12 +78,7 @@ def gaussian(measure: Any) -> Affine | None:
     return None
 
 
-def _times(lower: Any, vector: Any) -> Any:
-    return jnp.squeeze(lower @ vector[..., None], -1)
-
-
 def _solved(lower: Any, vector: Any) -> Any:
-    lower = jnp.broadcast_to(lower, (*vector.shape, vector.shape[-1]))
     return jnp.squeeze(jax.lax.linalg.triangular_solve(lower, vector[..., None], left_side=True, lower=True), -1)
 
 
@@ -191,9 +194,7 @@ def coloured(program: Program, noise: Choices) -> tuple[Choices, Any]:
     return ch.flatten(result.writes, program.staged, ("latent",)), number_or_nothing(result.total)
 
 
-def step(
-    program: Program, state: State, whiten: Callable[[Program, Choices], Choices] = whitened
-) -> State:
+def step(program: Program, state: State, whiten: Callable[[Program, Choices], Choices] = whitened) -> State:
     """The body of the kernel. Another `whiten` is a wrong kernel, for tests."""
     noise, unravel = ravel_pytree(whiten(program, state.choices))
     other = sample("ellipse", dist.Normal(jnp.zeros_like(noise), 1.0).to_event(1))

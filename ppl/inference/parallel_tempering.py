@@ -64,8 +64,8 @@ class ParallelTempering:
         ... def either(y):
         ...     x = ppl.sample("x", dist.Normal(0.0, 5.0))
         ...     ppl.sample("y", dist.Normal(x**2, 1.0), obs=y)
-        >>> method = ParallelTempering(slice_sampling(), (1.0, 0.1), adapt=False)
-        >>> posterior = ppl.infer(either(9.0), method, key=0, chains=4, warmup=200, draws=400)
+        >>> method = ParallelTempering(slice_sampling(), (1.0, 0.2, 0.03), adapt=False)
+        >>> posterior = ppl.infer(either(4.0), method, key=0, chains=4, warmup=500, draws=1500)
         >>> bool(abs((posterior.draws["x"] > 0).mean() - 0.5) < 0.1)
         True
     """

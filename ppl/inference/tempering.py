@@ -136,7 +136,9 @@ def _tempered(program: Program, beta: Any) -> Any:
     return program.rewrite(Temper(beta))
 
 
-def replicated(program: Program, inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"]) -> Program:
+def replicated(
+    program: Program, inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"]
+) -> Program:
     """Independent tempered copies of a program: one for each inverse temperature, along a leading axis of its choices.
 
     Args:
@@ -158,7 +160,9 @@ def replicated(program: Program, inverse_temperatures: Sequence[float] | Float[A
     return Program.of(_replicas, (program, checked_ladder(inverse_temperatures)))
 
 
-def checked_ladder(inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"]) -> Float[Array, "replicas"]:
+def checked_ladder(
+    inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"],
+) -> Float[Array, "replicas"]:
     """The inverse temperatures as an array.
 
     Raises:
@@ -231,9 +235,7 @@ def _kernel(kernel: Tempered, program: Program, state: State) -> Program:
     return Program.of(step, (program, state, kernel.maker))
 
 
-def step(
-    program: Program, state: State, maker: KernelMaker, log_ratio: Callable[[Swap], Any] = metropolis
-) -> State:
+def step(program: Program, state: State, maker: KernelMaker, log_ratio: Callable[[Swap], Any] = metropolis) -> State:
     """The body of the kernel. Another `log_ratio` than `metropolis` is a wrong kernel, for tests."""
     (original, betas), _ = merge(program.dynamic, program.arguments)
     state = sample("first", Program.of(_move, (original, betas, state, maker)))
