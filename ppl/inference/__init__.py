@@ -1,19 +1,23 @@
 """Inference: one door for most users, and the kernels and populations that its methods are made of."""
 
+from ppl.inference.combinators import cycle, mixture, on, repeat
 from ppl.inference.door import infer
 from ppl.inference.elliptical import elliptical_slice
 from ppl.inference.exact import Exact
 from ppl.inference.hamiltonian import hmc
 from ppl.inference.importance import Importance
+from ppl.inference.independence import independence
 from ppl.inference.involution_check import check_involution
 from ppl.inference.involutive import involutive
-from ppl.inference.mcmc import MCMC
 from ppl.inference.langevin import mala
+from ppl.inference.mcmc import MCMC
 from ppl.inference.method import Method, Settings
+from ppl.inference.metropolis import mh
 from ppl.inference.model_criticism import loo
 from ppl.inference.nuts import NUTS
 from ppl.inference.parallel_tempering import ParallelTempering
 from ppl.inference.posterior import Evidence, Posterior, load
+from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.slice_sampling import slice_sampling
 from ppl.inference.tempering import replicated, tempered
@@ -32,14 +36,21 @@ __all__ = [
     "Reachability",
     "Settings",
     "check_involution",
+    "cycle",
     "elliptical_slice",
     "hmc",
+    "independence",
     "infer",
     "involutive",
     "irreducible",
     "load",
     "loo",
     "mala",
+    "mh",
+    "mixture",
+    "on",
+    "random_walk",
+    "repeat",
     "replicated",
     "slice_sampling",
     "tempered",

@@ -3,7 +3,8 @@
 Law: in detailed balance with the program's measure. Without a proposal q is the prior, the law from which the program
 draws its own choices; that works for programs whose set of choices varies.
 
-Reference: Tierney, "Markov chains for exploring posterior distributions", Annals of Statistics 22 (1994), section 2.3.3.
+Reference: Tierney, "Markov chains for exploring posterior distributions", Annals of Statistics 22
+(1994), section 2.3.3.
 """
 
 from collections.abc import Mapping
@@ -88,7 +89,8 @@ def _check_proposal(proposal: Program, program: Program) -> None:
     if set(wanted) != set(got):
         raise AddressError(
             f"The proposal of independence(...) draws {sorted(got)}.\n"
-            f"Expected: every choice of {program.name!r} and no other: {sorted(wanted)}.\nFix: on([...], independence(...)) proposes some choices alone."
+            f"Expected: every choice of {program.name!r} and no other: {sorted(wanted)}.\n"
+            "Fix: on([...], independence(...)) proposes some choices alone."
         )
     for address, info in wanted.items():
         if info.shape != got[address].shape:

@@ -141,7 +141,11 @@ def irreducible(program: Program, maker: KernelMaker = trace_mh_kernel, limit: i
           mass 0.75: a=0, b=0
           mass 0.25: a=1, b=1
     """
-    moves = transitions(program, maker, limit)
+    return reachability(transitions(program, maker, limit))
+
+
+def reachability(moves: Transitions) -> Reachability:
+    """The communicating classes of a transition matrix."""
     count, labels = connected_components(moves.matrix > 0, directed=True, connection="strong")
     groups = [np.flatnonzero(labels == k) for k in range(count)]
     groups.sort(key=lambda group: int(group[0]))
