@@ -33,10 +33,14 @@ from ppl.typing import PRNGKey
 
 COMPILER = {"cpu": {"xla_backend_optimization_level": 2}}
 """On CPU the highest level costs half as much compile time again and gains nothing here (docs/decisions)."""
-CROSSED = 0.8
-"""The acceptance of one leapfrog step across which the first step size is brought."""
-HALVINGS = 60
-"""The most doublings or halvings of the first step size."""
+EARLY = 10
+"""Transitions in which trajectories are kept short, while the step size may be far too small."""
+CHOOSY = 20
+"""Tries after which a start is good enough whose log density is finite."""
+RESOLVED = 0.1
+"""Up to this rounding error of the log density (nats) a start is good: energy differences can be told from noise."""
+EARLY_DEPTH = 6
+"""The most doublings of these."""
 
 
 class Plan(NamedTuple):
@@ -117,6 +121,13 @@ class HamiltonianSampler:
         """Transitions of a chain."""
         return self.plan.warmup + self.plan.draws * self.plan.thin
 
+    @property
+    def signature(self) -> Any:
+        """Equal for samplers that share compiled code."""
+        leaves, tree = jax.tree.flatten(self.target)
+        shapes = tuple((np.shape(x), str(x.dtype)) for x in leaves)
+        return type(self).__name__, tree, shapes, self.plan.capacity, self._sizes, jax.default_backend()
+
     def done(self, carry: Carry) -> int:
         """Transitions made."""
         return int(carry.done)
@@ -129,15 +140,17 @@ class HamiltonianSampler:
         numbers = np.asarray(chains, np.int32)
         metrics = _stack([self._blank_metric() for _ in chains])
         states = _stack([initial_state(np.zeros(self.target.dim, metrics.scale.dtype)) for _ in chains])
-        missing, attempt = np.ones(len(chains), bool), 0
-        while missing.any():
+        best, going, attempt = np.full(len(chains), -np.inf), np.ones(len(chains), bool), 0
+        while going.any():
             tried = _stack([initial_state(self._start(int(c), attempt)) for c in numbers])
             tried = self._evaluated(numbers, metrics, tried)
-            states = _where(missing, tried, states)
-            missing &= ~_sound(states)
+            better = going & _sound(tried) & (tried.point.log_density > best)
+            states = _where(better, tried, states)
+            best = np.where(better, tried.point.log_density, best)
             attempt += 1
+            going &= ~(_resolved(best) | ((attempt >= CHOOSY) & np.isfinite(best)))
         metrics, states = self._in_first_metric(chains, metrics, states)
-        states = self._with_first_step(numbers, metrics, states)
+        states = self._with_known_step(numbers, states)
         windows = tuple(empty_window(self.target.dim) for _ in chains)
         return Carry(
             self._native(numbers), self._native(states), self._native(metrics), windows, np.int64(0), np.int64(0)
@@ -165,27 +178,12 @@ class HamiltonianSampler:
         assert self.adaptation is not None
         return _at(self.adaptation.metric, chain % len(self.adaptation.step_size))
 
-    def _with_first_step(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> ChainState:
-        """A known step size, or one found by doubling or halving until one leapfrog step crosses an acceptance."""
-        dtype = states.step.log_step.dtype
-        if self.adaptation is not None:
-            known = np.asarray(self.adaptation.step_size)
-            return states._replace(step=_stack([started(known[c % len(known)], dtype) for c in numbers]))
-        size, ups = np.exp(states.step.log_step.astype(np.float64)), None
-        going = np.ones(len(numbers), bool)
-        for _ in range(HALVINGS):
-            states = states._replace(step=_stack([started(s, dtype) for s in size]))
-            high = self._acceptance(numbers, metrics, states) > CROSSED
-            ups = high if ups is None else ups
-            going &= high == ups
-            if not going.any():
-                break
-            size = np.where(going, size * np.where(ups, 2.0, 0.5), size)
-        return states
-
-    def _acceptance(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> np.ndarray:
-        _, record = self._call(numbers, metrics, states, self._what(1, adapt=False, depth=1))
-        return record.stats[:, 0, STATS.index("acceptance")]
+    def _with_known_step(self, numbers: np.ndarray, states: ChainState) -> ChainState:
+        """The step size of an earlier run, if there is one; a guess is brought to the target in a few transitions."""
+        if self.adaptation is None:
+            return states
+        dtype, known = states.step.log_step.dtype, np.asarray(self.adaptation.step_size)
+        return states._replace(step=_stack([started(known[c % len(known)], dtype) for c in numbers]))
 
     def _evaluated(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> ChainState:
         """The states with log density and gradient; a transition of step size zero finds them."""
@@ -204,7 +202,8 @@ class HamiltonianSampler:
         done, warmup = int(carry.done), self.plan.warmup
         adapting = done < warmup
         count = self._count(done, transitions)
-        what = self._what(count, adapt=adapting, thin=1 if adapting else self.plan.thin)
+        depth = min(EARLY_DEPTH, self.plan.depth) if done < min(EARLY, warmup) else self.plan.depth
+        what = self._what(count, adapt=adapting, thin=1 if adapting else self.plan.thin, depth=depth)
         state, record = self._run(carry.chains, carry.metric, carry.state, what)
         record = self._batched(record)
         rows = count if adapting else count // self.plan.thin
@@ -221,7 +220,7 @@ class HamiltonianSampler:
         """How many transitions to run now: within the budget, the record, the window, and whole draws."""
         thin, sizes = self.plan.thin, self._sizes
         if done < self.plan.warmup:
-            ends = (*window_ends(self.plan.warmup), self.plan.warmup)
+            ends = (EARLY, *window_ends(self.plan.warmup), self.plan.warmup)
             return min(max(budget, 1), sizes.rows, min(end for end in ends if end > done) - done)
         left = self.total - done
         return min(max(budget // thin, 1) * thin, sizes.rows * thin, left)
@@ -296,6 +295,11 @@ class HamiltonianSampler:
 def _sound(states: ChainState) -> np.ndarray:
     """Which states have a finite density and gradient."""
     return np.isfinite(states.point.log_density) & np.isfinite(states.point.gradient).all(axis=-1)
+
+
+def _resolved(log_density: np.ndarray) -> np.ndarray:
+    """Whether log densities are small enough for their differences to be more than rounding."""
+    return np.abs(log_density) * np.finfo(jax.dtypes.canonicalize_dtype(float)).eps < RESOLVED
 
 
 def _stack(trees: Sequence[Any]) -> Any:

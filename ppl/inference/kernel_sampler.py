@@ -70,6 +70,13 @@ class KernelSampler:
         """Steps of a chain."""
         return self.warmup + self.draws * self.thin
 
+    @property
+    def signature(self) -> Any:
+        """Equal for samplers that share compiled code."""
+        leaves, tree = jax.tree.flatten(self.program)
+        shapes = tuple((np.shape(x), str(x.dtype)) for x in leaves)
+        return type(self).__name__, self.maker, tree, shapes, self.lockstep, jax.default_backend()
+
     def done(self, carry: Carry) -> int:
         """Steps made."""
         return int(carry.done)

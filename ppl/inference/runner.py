@@ -50,6 +50,11 @@ class Sampler(Protocol):
         """Transitions of a chain, warm-up included."""
         ...
 
+    @property
+    def signature(self) -> Any:
+        """Hashable; equal for samplers that share compiled code."""
+        ...
+
     def start(self, chains: Sequence[int], device: Any) -> Any:
         """The carry of a group of chains, given by their numbers, before its first transition."""
         ...
@@ -136,14 +141,20 @@ def run(sampler: Sampler, groups: Sequence[Group], reporter: Reporter, save: Any
     board = Board(list(tracks) if tracks is not None else [None] * len(groups))
     workers = max(1, min(len(groups), _cores()))
     with ThreadPoolExecutor(workers, thread_name_prefix="chains") as pool, reporter:
-        first = pool.submit(_advance_once, sampler, groups[0], board, reporter)  # compiles before the others start
-        interrupted = _watch([first], board, save)
+        interrupted = False
+        if sampler.signature not in _COMPILED:  # one thread compiles before the others start
+            interrupted = _watch([pool.submit(_advance_once, sampler, groups[0], board, reporter)], board, save)
+            _COMPILED.add(sampler.signature)
         if not interrupted:
             rest = [pool.submit(_run_group, sampler, g, i, board, reporter) for i, g in enumerate(groups)]
             interrupted = _watch(rest, board, save)
     if save is not None:
         save(board.tracks)
     return _visited(board, interrupted=interrupted)
+
+
+_COMPILED: set[Any] = set()
+"""Signatures of samplers that have been compiled in this process."""
 
 
 def _cores() -> int:

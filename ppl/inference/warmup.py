@@ -1,6 +1,6 @@
 """The plan of a warm-up, and what is learnt in it: metrics from windows, step sizes to start with. On the host.
 
-Windows double in length, so that a bad early metric is soon forgotten; the last one, more than half of the warm-up,
+Windows grow geometrically, so that a bad early metric is soon forgotten; the last one, more than half of the warm-up,
 gives the metric for sampling, and a final stretch adapts the step size to it. Reference: the Stan Reference Manual,
 *HMC algorithm parameters*, for the three phases; first windows are shorter here, since gradients tell more than draws.
 """
@@ -15,14 +15,16 @@ from ppl.numerics.metric_estimates import Window, estimate, original_gradients
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
 
-FIRST_WINDOW = 20
+FIRST_WINDOW = 10
 """Transitions of the first window."""
+GROWTH = 2
+"""How much longer each window is than the one before."""
 LAST_STRETCH = 0.05
 """Share of the warm-up that adapts the step size alone, at least ten transitions."""
 
 
 ENOUGH = 0.25
-"""The share of a window's draws that must be distinct for it to teach anything."""
+"""The share of a window's transitions that must move for it to teach anything."""
 
 
 SETTLED = 80
@@ -48,7 +50,7 @@ def window_ends(warmup: int) -> tuple[int, ...]:
 
     Examples:
         >>> window_ends(1000)
-        (20, 60, 140, 300, 950)
+        (10, 30, 70, 150, 310, 950)
         >>> window_ends(15), window_ends(0)
         ((5,), ())
     """
@@ -58,7 +60,7 @@ def window_ends(warmup: int) -> tuple[int, ...]:
     ends, end, size = [], FIRST_WINDOW, FIRST_WINDOW
     while end <= 0.4 * last:
         ends.append(end)
-        size *= 2
+        size *= GROWTH
         end += size
     return (*ends, last)
 
@@ -119,6 +121,8 @@ def learn(metric: Metric, state: ChainState, window: Window, cutoff: float) -> t
     A window in which the chain hardly moved teaches nothing; then only the step size starts anew.
     """
     position, gradient = window.draws[-1], window.gradients[-1]
+    if state.step.count < SETTLED:  # the chain is on its way to the bulk: what it met first is not like it
+        window = Window(*(part[len(part) // 2 :] for part in window))
     if not _informative(window):
         return moved_to(metric, state, position, gradient)
     return moved_to(estimate(window, metric, cutoff), state, position, gradient)
@@ -126,8 +130,8 @@ def learn(metric: Metric, state: ChainState, window: Window, cutoff: float) -> t
 
 def _informative(window: Window) -> bool:
     finite = np.isfinite(window.draws).all() and np.isfinite(window.gradients).all()
-    distinct = len(np.unique(window.draws, axis=0)) if finite else 0
-    return distinct >= max(3, ENOUGH * len(window.draws))
+    moves = np.count_nonzero((np.diff(window.draws, axis=0) != 0).any(axis=1)) if finite else 0
+    return bool(moves >= max(2, ENOUGH * len(window.draws)))
 
 
 def window_of(metric: Metric, positions: np.ndarray, gradients: np.ndarray) -> Window:

@@ -66,7 +66,10 @@ def estimate(window: Window, metric: Metric, cutoff: float = CUTOFF) -> Metric:
         return metric._replace(scale=_cast(metric, scale), rank=np.int32(0))
     draws = (window.draws - window.draws.mean(0)) / scale
     gradients = (window.gradients - window.gradients.mean(0)) * scale
-    values, vectors = _eigen(draws, gradients)
+    try:
+        values, vectors = _eigen(draws, gradients)
+    except np.linalg.LinAlgError:  # a window with gradients of very many orders of magnitude: no directions yet
+        return metric._replace(scale=_cast(metric, scale), rank=np.int32(0))
     return _kept(metric, scale, values, vectors, cutoff)
 
 
@@ -93,16 +96,12 @@ def _covariance(centred: np.ndarray) -> np.ndarray:
 
 
 def _geometric_mean_eigen(cov: np.ndarray, steepness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of A # B^{-1} = B^{-1/2} (B^{1/2} A B^{1/2})^{1/2} B^{-1/2}."""
-    root, inverse_root = _power(steepness, 0.5), _power(steepness, -0.5)
-    mean = inverse_root @ _power(root @ cov @ root, 0.5) @ inverse_root
-    values, columns = np.linalg.eigh((mean + mean.T) / 2)
+    """Eigenvalues and eigenvectors (columns) of A # B^{-1} = L^{-T} (L^T A L)^{1/2} L^{-1} with B = L L^T."""
+    root = np.linalg.cholesky(steepness)
+    squares, vectors = np.linalg.eigh(root.T @ cov @ root)
+    half = np.linalg.solve(root.T, vectors * np.maximum(squares, TINY) ** 0.25)
+    values, columns = np.linalg.eigh(half @ half.T)
     return np.clip(values, 1 / WIDEST, WIDEST), columns
-
-
-def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * np.maximum(values, TINY) ** exponent) @ vectors.T
 
 
 def _kept(metric: Metric, scale: np.ndarray, values: np.ndarray, vectors: np.ndarray, cutoff: float) -> Metric:
