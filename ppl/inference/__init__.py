@@ -14,7 +14,7 @@ from ppl.inference.mcmc import MCMC
 from ppl.inference.method import Method, Settings
 from ppl.inference.metropolis import mh
 from ppl.inference.model_criticism import loo
-from ppl.inference.nuts import NUTS
+from ppl.inference.nuts import HMC, NUTS
 from ppl.inference.parallel_tempering import ParallelTempering
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.random_walk import random_walk
@@ -24,6 +24,7 @@ from ppl.inference.tempering import replicated, tempered
 from ppl.inference.trace_mh import MH, trace_mh_kernel
 
 __all__ = [
+    "HMC",
     "MCMC",
     "MH",
     "Evidence",

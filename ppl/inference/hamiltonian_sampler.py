@@ -52,6 +52,7 @@ class Plan(NamedTuple):
         depth: The most doublings of a trajectory.
         capacity: Directions of the metric that there is room for (part of the compiled code).
         cutoff: Eigenvalues of the metric nearer to one than by this factor are one.
+        length: Of static trajectories, in the coordinates of the metric; None: trajectories end where they turn.
     """
 
     warmup: int
@@ -61,6 +62,7 @@ class Plan(NamedTuple):
     depth: int
     capacity: int
     cutoff: float
+    length: float | None = None
 
 
 class Carry(NamedTuple):
@@ -265,7 +267,8 @@ class HamiltonianSampler:
 
     @property
     def _sizes(self) -> Sizes:
-        return sizes_for(self.target.dim, max(10, self.plan.depth), lockstep=self.lockstep)
+        doublings = max(10, self.plan.depth) if self.plan.length is None else 0
+        return sizes_for(self.target.dim, doublings, lockstep=self.lockstep)
 
     def _what(self, transitions: int, *, adapt: bool, thin: int = 1, scale: float = 1.0, depth: int = 0) -> Stretch:
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
@@ -276,6 +279,7 @@ class HamiltonianSampler:
             np.bool_(adapt),
             np.int32(depth or self.plan.depth),
             np.asarray(scale, dtype),
+            np.asarray((self.plan.length or 1.0) * scale, dtype),
         )
 
     def _run(self, chains: Any, metric: Metric, state: ChainState, what: Stretch) -> Any:

@@ -17,12 +17,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ppl.numerics.metric import Metric, pull_gradient, to_position
+from ppl.numerics.static_trajectory import plant_static, static_leaf
 from ppl.numerics.step_size import DualAveraging, updated
 from ppl.numerics.trajectory import Point, Tree, ValueAndGrad, leaf, plant, select
 from ppl.typing import PRNGKey
 
 STATS = ("log_density", "energy", "acceptance", "step_size", "steps", "tree_depth", "diverging")
 """What is recorded of a transition, in this order."""
+JITTER = 0.4
+"""Static trajectories are longer or shorter than their mean by up to this share."""
+MOST_STEPS = 1024.0
+"""The most steps of a static trajectory."""
 UNKNOWN = -jnp.inf
 """The log density of a point at which nothing has been evaluated yet."""
 
@@ -65,6 +70,7 @@ class Stretch(NamedTuple):
         adapt: Whether the step size is adapted; if not, the averaged one is used.
         depth: The most doublings, at most those that there is room for.
         scale: A factor on the step size (0 evaluates the density at the start, and moves nowhere).
+        length: Of static trajectories, in the coordinates of the metric (not used by those that turn).
     """
 
     transitions: Int[Any, ""]
@@ -73,10 +79,18 @@ class Stretch(NamedTuple):
     adapt: Any
     depth: Int[Any, ""]
     scale: Float[Any, ""]
+    length: Float[Any, ""]
 
 
 class Sizes(NamedTuple):
-    """What is part of the compiled code: rows of the record, transitions a block of noise, the most doublings."""
+    """What is part of the compiled code.
+
+    Attributes:
+        rows: Rows of the record.
+        block: Transitions a block of noise.
+        doublings: The most doublings that there is room for; 0: trajectories are static.
+        lockstep: Whether chains go side by side.
+    """
 
     rows: int
     block: int
@@ -139,10 +153,11 @@ def _within(value_and_grad: ValueAndGrad, metric: Metric, *, lockstep: bool) -> 
 
 
 class Noise(NamedTuple):
-    """The randomness of a block of transitions: momenta, first directions, and a key for the leaves of each."""
+    """The randomness of a block of transitions: momenta, first directions or lengths, a key for the leaves of each."""
 
     momenta: Float[Array, "block dim"]
     forward: Array
+    jitter: Array
     keys: Any
 
 
@@ -150,7 +165,8 @@ def _noise(key: PRNGKey, first: Any, block: int, dim: int, dtype: Any) -> Noise:
     keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(key, number), 2))(first + jnp.arange(block))
     momenta = jax.vmap(lambda k: jax.random.normal(k, (dim,), dtype))(keys[:, 0])
     words = jax.random.key_data(keys[:, 1])
-    return Noise(momenta, words[:, 0] & 1 == 0, keys[:, 1])
+    jitter = (words[:, 0] >> 8).astype(dtype) * (1.0 / (1 << 24))
+    return Noise(momenta, words[:, 0] & 1 == 0, jitter, keys[:, 1])
 
 
 def _leaf_noise(key: Any, number: Any, dtype: Any) -> tuple[Any, Any, Any]:
@@ -165,8 +181,21 @@ def _leaf_noise(key: Any, number: Any, dtype: Any) -> tuple[Any, Any, Any]:
 Walk = tuple[Any, ChainState, Recorded]
 
 
-def _planted(state: ChainState, noise: Noise, number: Any, sizes: Sizes) -> tuple[Any, Any]:
-    return plant(state.point._replace(momentum=noise.momenta[number]), noise.forward[number], sizes.doublings)
+def _planted(state: ChainState, noise: Noise, number: Any, setting: tuple[Stretch, Sizes]) -> tuple[Any, Any]:
+    what, sizes = setting
+    point = state.point._replace(momentum=noise.momenta[number])
+    if sizes.doublings:
+        return plant(point, noise.forward[number], sizes.doublings)
+    length = what.length * (1.0 + JITTER * (2.0 * noise.jitter[number] - 1.0))
+    steps = jnp.ceil(length / jnp.maximum(_step_size(state, what), 1e-10))
+    return plant_static(point, jnp.minimum(steps, MOST_STEPS))
+
+
+def _leaf(value_and_grad: ValueAndGrad, step_size: Any, growth: Any, drawn: Any, setting: tuple[Stretch, Sizes]) -> Any:
+    what, sizes = setting
+    if sizes.doublings:
+        return leaf(value_and_grad, step_size, growth, drawn, what.depth, lockstep=sizes.lockstep)
+    return static_leaf(value_and_grad, step_size, growth, drawn, lockstep=sizes.lockstep)
 
 
 def _step_size(state: ChainState, what: Stretch) -> Any:
@@ -193,9 +222,9 @@ def _nested_walk(
 
         def grow(growth: Any) -> Any:
             drawn = _leaf_noise(key, growth[0].leaves, step_size.dtype)
-            return leaf(value_and_grad, step_size, growth, drawn, what.depth, lockstep=False)
+            return _leaf(value_and_grad, step_size, growth, drawn, setting)
 
-        tree, _ = lax.while_loop(lambda g: ~g[0].finished, grow, _planted(state, noise, number, sizes))
+        tree, _ = lax.while_loop(lambda g: ~g[0].finished, grow, _planted(state, noise, number, setting))
         return _landed(state, tree, what), put(record, done + number, tree, step_size)
 
     return lax.fori_loop(0, count, transition, (start, blank))
@@ -212,17 +241,17 @@ def _flat_walk(
         number, state, record, growth = carry
         step_size = _step_size(state, what)
         drawn = _leaf_noise(noise.keys[number], growth[0].leaves, step_size.dtype)
-        growth = leaf(value_and_grad, step_size, growth, drawn, what.depth, lockstep=True)
+        growth = _leaf(value_and_grad, step_size, growth, drawn, setting)
 
         def land(carry: Any) -> Any:
             number, state, record, (tree, _) = carry
             state, record = _landed(state, tree, what), put(record, done + number, tree, step_size)
             following = jnp.minimum(number + 1, sizes.block - 1)
-            return number + 1, state, record, _planted(state, noise, following, sizes)
+            return number + 1, state, record, _planted(state, noise, following, setting)
 
         return lax.cond(growth[0].finished, land, lambda carry: carry, (number, state, record, growth))
 
-    first = (jnp.zeros_like(count), start, blank, _planted(start, noise, 0, sizes))
+    first = (jnp.zeros_like(count), start, blank, _planted(start, noise, 0, setting))
     _, state, record, _ = lax.while_loop(lambda carry: carry[0] < count, grow, first)
     return state, record
 

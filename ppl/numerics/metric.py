@@ -2,8 +2,8 @@ r"""Metrics of Hamiltonian dynamics as changes of coordinates: diagonal, and a l
 
     x = c + S (I + U^T diag(s) U) z,        S diagonal, the rows of U orthonormal
 
-In the coordinates z the momentum is standard normal; the inverse mass matrix in x is $L L^T$ with $L = S (I + U^T s U)$.
-With as many rows as dimensions it is dense. The number of rows in use is a value, not a shape: a correction that is
+In the coordinates z the momentum is standard normal; the inverse mass matrix in x is $L L^T$ with
+$L = S (I + U^T s U)$. With as many rows as dimensions it is dense. The number of rows in use is a value, not a shape: a correction that is
 not needed costs nothing, and no new compilation.
 
 Reference: Seyboldt, Carlson, Carpenter (2026), *Preconditioning Hamiltonian Monte Carlo by minimizing Fisher
