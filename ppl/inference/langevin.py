@@ -103,7 +103,7 @@ def step(program: Program, state: State, maker: Langevin, log_ratio: Callable[[R
     ratio = log_ratio(
         Ratio(
             target=new.log_density - old.log_density,
-            forward=-forth.log_prob(new.position),
+            forward=-jnp.asarray(forth.log_prob(new.position)),
             backward=back.log_prob(old.position),
         )
     )

@@ -59,12 +59,12 @@ class ParallelTempering:
 
     Examples:
         >>> import ppl, ppl.distributions as dist
-        >>> from ppl.inference import slice_sampling
+        >>> from ppl.inference import hmc
         >>> @ppl.model
         ... def either(y):
         ...     x = ppl.sample("x", dist.Normal(0.0, 5.0))
         ...     ppl.sample("y", dist.Normal(x**2, 1.0), obs=y)
-        >>> method = ParallelTempering(slice_sampling(), (1.0, 0.2, 0.03), adapt=False)
+        >>> method = ParallelTempering(hmc(0.2, 4), (1.0, 0.2, 0.03), adapt=False)
         >>> posterior = ppl.infer(either(4.0), method, key=0, chains=4, warmup=500, draws=1500)
         >>> bool(abs((posterior.draws["x"] > 0).mean() - 0.5) < 0.1)
         True

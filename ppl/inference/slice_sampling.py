@@ -165,10 +165,12 @@ def on_line(
     low = -jax.random.uniform(place_key)
     # Neal's J and K: the end that has taken its share of the steps stops.
     share = jax.random.randint(shares_key, (), 0, max_steps_out)
-    low, left = _stepped_out(low, -1.0, share, lambda t: inside(log_density(t), level))
-    high, right = _stepped_out(
-        low + left + 1.0, 1.0, max_steps_out - 1 - share, lambda t: inside(log_density(t), level)
-    )
+
+    def on_slice(t: Any) -> Any:
+        return inside(log_density(t), level)
+
+    low, left = _stepped_out(low, -1.0, share, on_slice)
+    high, right = _stepped_out(low + left + 1.0, 1.0, max_steps_out - 1 - share, on_slice)
     found = shrunk(shrink_key, Bracket(low, high, 0.0, value, 0), lambda t: t, log_density, lambda d: inside(d, level))
     return found, left + right + 2 + found.tried
 

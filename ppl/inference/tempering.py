@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ppl.errors import MeasureError
@@ -34,6 +35,9 @@ from ppl.semantics.rewrites import Rewrite, bind_again, placed
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.site import Site
 from ppl.semantics.staging import merge
+
+Ladder = Sequence[float] | Float[Array | np.ndarray, "replicas"]
+"""Inverse temperatures by replica."""
 
 
 class Swap(NamedTuple):
@@ -136,9 +140,7 @@ def _tempered(program: Program, beta: Any) -> Any:
     return program.rewrite(Temper(beta))
 
 
-def replicated(
-    program: Program, inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"]
-) -> Program:
+def replicated(program: Program, inverse_temperatures: Ladder) -> Program:
     """Independent tempered copies of a program: one for each inverse temperature, along a leading axis of its choices.
 
     Args:
@@ -161,7 +163,7 @@ def replicated(
 
 
 def checked_ladder(
-    inverse_temperatures: Sequence[float] | Float[Array | np.ndarray, "replicas"],
+    inverse_temperatures: Ladder,
 ) -> Float[Array, "replicas"]:
     """The inverse temperatures as an array.
 
@@ -169,7 +171,7 @@ def checked_ladder(
         ValueError: there are fewer than two, or they do not fall from 1, or lie below 0.
     """
     betas = jnp.asarray(inverse_temperatures, jnp.result_type(float))
-    if isinstance(betas, jax.core.Tracer):
+    if isinstance(betas, Tracer):
         return betas
     if betas.size < 2 or betas[0] != 1.0 or (betas[1:] >= betas[:-1]).any() or betas[-1] < 0.0:
         raise ValueError(

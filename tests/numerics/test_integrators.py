@@ -1,4 +1,4 @@
-"""Leapfrog: reversible, volume-preserving, of second order; the same as a naive loop; momenta have the law they claim."""
+"""Leapfrog: reversible, volume-preserving, of second order; as a naive loop; momenta have their law."""
 
 import jax
 import jax.numpy as jnp
