@@ -220,6 +220,7 @@ def _some_row_turned(half: Half, top: Any, ending: Any) -> Any:
 
 def _any_row_turned(half: Half, top: Any, ending: Any) -> Any:
     rows = jnp.arange(half.firsts.shape[0] - 1)
+    half = half._replace(previous=half.previous[None], momentum_sum=half.momentum_sum[None])
     begin = (half.firsts[:-1], half.befores[:-1], half.sums[:-1])
     middle = (half.firsts[1:], half.befores[1:], half.sums[1:])
     whole = turned(begin[0], half.previous, half.momentum_sum - begin[2])
