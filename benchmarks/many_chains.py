@@ -4,6 +4,9 @@ The target is a Gaussian with correlations 0.9^|i - j|, so every answer is known
 vectorised over chains; the first call compiles, the second is timed. ESS is bulk ESS over all chains together.
 """
 
+import ppl  # before the peers, one of which starts JAX's backend: the option for native loops then holds for all
+
+# isort: split
 import argparse
 import time
 from collections.abc import Callable
@@ -16,7 +19,6 @@ import numpy as np
 from jax import lax
 from numpyro.infer import MCMC, NUTS
 
-import ppl
 from benchmarks.peers.numpyro_models import gaussian as numpyro_gaussian
 from benchmarks.synthetic import gaussian
 from ppl.diagnostics.convergence import effective_sample_size
