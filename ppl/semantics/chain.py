@@ -15,7 +15,7 @@ from jax import lax
 from ppl.errors import NotFiniteError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.liveness import scan_carry
-from ppl.semantics.named import EMPTY, Dims, Named, aligned, product, sum_out, union
+from ppl.semantics.named import EMPTY, Dims, Named, aligned, product, refuse_lanes, sum_out, union
 from ppl.semantics.protocol import Choices
 from ppl.semantics.table import addresses_in
 
@@ -44,6 +44,7 @@ class Chain:
     def __init__(
         self, elimination: Any, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]
     ) -> None:
+        refuse_lanes(operands)
         self.elimination, self.wanted = elimination, wanted
         self.loop = loop = jp.loop_of(equation)
         self.consts, rest = operands[: loop.num_consts], operands[loop.num_consts :]
@@ -51,6 +52,7 @@ class Chain:
         self.live = scan_carry(equation, wanted)
         self.given = {a: v for a, v in given.items() if a in addresses_in(loop.body.jaxpr)}
         self.start = elimination.mark()
+        self.keys = elimination.variables.split(loop.length)
         self.known_slots: list[int] = []
         self.alpha = Named(jnp.zeros((), jnp.result_type(float)))
         self.absorbed: frozenset[int] = frozenset()
@@ -81,7 +83,9 @@ class Chain:
         state, alpha, peeled, form = [*self.init], self.alpha, 0, None
         collected: list[list[Named]] = []
         while peeled < self.loop.length and peeled < _MOST_PEELED:
-            state, alpha, ys = self.step(state, alpha, self.inputs(peeled), self.reads(peeled))
+            key = None if self.keys is None else self.keys[peeled]
+            with self.elimination.variables.keyed(key):
+                state, alpha, ys = self.step(state, alpha, self.inputs(peeled), self.reads(peeled))
             state, alpha = self.canonical(state, alpha)
             collected.append(ys)
             peeled += 1
@@ -108,12 +112,14 @@ class Chain:
         after = [out if live else old for out, old, live in zip(outs[:carry], state, self.live, strict=True)]
         ys = [y if use else EMPTY for y, use in zip(outs[carry:], self.wanted[carry:], strict=True)]
         refuse_escape(ys, self.is_local, self.loop.body, "scan")
+        refuse_lanes([a for a, live in zip(after, self.live, strict=True) if live])
+        refuse_lanes(ys)
         factors = [*factors, alpha]
         kept = {
             dim for dim in union([a for a, live in zip(after, self.live, strict=True) if live]) if self.is_local(dim)
         }
         gone = {dim for dim in union(factors) if self.is_local(dim)} - kept
-        return after, product(sum_out(factors, sorted(gone), elimination.sizes)), ys
+        return after, product(sum_out(factors, sorted(gone), elimination.variables)), ys
 
     def canonical(self, state: list[Named], alpha: Named) -> tuple[list[Named], Named]:
         """Rename the variables that are left to the chain's slots, in order."""
@@ -145,7 +151,8 @@ class Chain:
             arrays, log_weights = carry
             xs = [Named(array, x.dims) for array, x in zip(step[0], self.xs, strict=True)]
             before = [Named(array, d) for array, d in zip(arrays, dims, strict=True)]
-            after, new, ys = self.step(before, Named(log_weights, alpha.dims), xs, step[1])
+            with self.elimination.variables.keyed(step[2]):
+                after, new, ys = self.step(before, Named(log_weights, alpha.dims), xs, step[1])
             after, new = self.canonical(after, new)
             if self.form(after, new) != self.form(before, Named(log_weights, alpha.dims)):
                 raise self._growing()
@@ -156,7 +163,8 @@ class Chain:
         xs = [jnp.moveaxis(self.in_time(x), len(x.dims), 0)[order] for x in self.xs]
         reads = jax.tree.map(lambda v: self.forward(v)[order], self.given)
         arrays = [jnp.asarray(value.array) for value in state]
-        carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads), length=self.loop.length - peeled)
+        keys = None if self.keys is None else self.keys[order]
+        carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads, keys), length=self.loop.length - peeled)
         ended = [Named(array, d) for array, d in zip(carry[0], dims, strict=True)]
         return (
             ended,

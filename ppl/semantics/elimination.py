@@ -9,24 +9,25 @@ graphs and the sum-product algorithm* (2001). Everything is differentiable in th
 arguments.
 """
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ppl.errors import EnumerationSizeError, UnboundedError
+from ppl.distributions.density import log_prob
+from ppl.errors import EnumerationSizeError, MeasureError, UnboundedError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.chain import Chain, refuse_escape
+from ppl.semantics.elementwise import output_lanes
 from ppl.semantics.enumeration import finite_outcomes
 from ppl.semantics.interpreter import sample_site
 from ppl.semantics.liveness import needed_variables
-from ppl.semantics.named import EMPTY, Named, lift, product, sum_out, union
+from ppl.semantics.named import EMPTY, Mixed, Named, Variables, as_factor, lift, product, refuse_lanes, sum_out, union
 from ppl.semantics.protocol import Choices
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.table import addresses_in
@@ -35,18 +36,38 @@ JOINT_LIMIT = 4096
 """The most joint outcomes of one site with several elements that are summed as one variable."""
 
 
+TABLE_LIMIT = 2**20
+"""The most joint outcomes of several sites that are kept at once."""
+
+Push = Callable[[Any, Any], tuple[Any, Any]]
+"""A site and the value that is given for it to the value that the program sees, and a log weight."""
+
+
 @dataclass
 class Elimination:
-    """The variables made so far, and the given choices of the code at hand."""
+    """The variables made so far, and how sites are met.
 
-    sizes: dict[int, int] = field(default_factory=dict)
-    counter: Any = field(default_factory=itertools.count)
+    Attributes:
+        variables: The summed choices.
+        whole: Addresses whose elements are summed as one variable, because the program mixes them.
+        push: What to do with given values; by default they are taken as they are.
+        taps: Numbers that are added to the log probabilities of outcomes, by site: shape (*batch, K). The derivative of
+            the result in them is the probability of each outcome, or the indicator of a draw.
+    """
+
+    variables: Variables = field(default_factory=Variables)
+    whole: frozenset[str] = frozenset()
+    push: Push | None = None
+    taps: bool = False
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """The number of outcomes of each variable."""
+        return self.variables.sizes
 
     def fresh(self, size: int) -> int:
         """A new variable with `size` outcomes."""
-        variable = next(self.counter)
-        self.sizes[variable] = size
-        return variable
+        return self.variables.fresh(size)
 
     def run(
         self, code: jp.Code, args: Sequence[Named], given: Choices, outs: Sequence[bool]
@@ -85,7 +106,29 @@ class Elimination:
             return [EMPTY] * len(wanted), []
         if equation.primitive.name in ("jit", "pjit"):
             return _inlined(self, equation, operands, given, wanted)
-        return lift(lambda *arrays: jp.evaluate(equation, arrays), operands), []
+        self.refuse_large(union(operands))
+        results = lift(lambda *arrays: jp.evaluate(equation, arrays), operands)
+        if any(operand.lanes for operand in operands):
+            found = self._lanes_after(equation, operands)
+            results = [r._replace(lanes=tuple(sorted(o.items()))) for r, o in zip(results, found, strict=True)]
+        return results, []
+
+    def _lanes_after(self, equation: Any, operands: list[Named]) -> list[dict[int, int]]:
+        try:
+            return output_lanes(equation, [dict(operand.lanes) for operand in operands], self.variables)
+        except Mixed:
+            raise Mixed([dim for operand in operands if operand.lanes for dim in operand.dims]) from None
+
+    def refuse_large(self, dims: Sequence[int]) -> None:
+        """Raise where the joint outcomes of some variables are too many."""
+        count = self.variables.outcomes(dims)
+        if count > TABLE_LIMIT:
+            names = ", ".join(dict.fromkeys(self.variables.names[dim] for dim in dims if self.variables.names[dim]))
+            raise EnumerationSizeError(
+                f"The choices {names} meet in one value: {count:,} joint outcomes.\n"
+                f"Expected: at most {TABLE_LIMIT:,}. Write choices that do not depend on each other, with what depends "
+                "on them, in one ppl.vmap, and chains as a scan that carries the last choice; or use ppl.MH()."
+            )
 
     def traced(self, function: Any, operands: list[Named]) -> list[Named]:
         """Apply a function operation by operation, so that each result depends only on the variables that it must.
@@ -134,10 +177,26 @@ def log_marginal(program: Any, given: Choices) -> Any:
         NotFiniteError: a choice that is not given is not finite, or leaves the `ppl.vmap` that holds it.
         EnumerationSizeError: a site has too many joint outcomes.
     """
-    staged, elimination = program.staged, Elimination()
+    return summed(program, given)
+
+
+def summed(program: Any, given: Choices, push: Push | None = None, taps: bool = False, key: Any = None) -> Any:  # noqa: FBT001, FBT002
+    """`log_marginal` for authors of methods: with given values pushed, taps on the outcomes, and draws of sums.
+
+    Elements of a site are summed one by one; where that turns out to be wrong, because the program mixes them, as one.
+    """
+    staged, whole = program.staged, frozenset()
     args = [Named(leaf) for leaf in program.dynamic]
-    _, factors = elimination.run(staged.code, args, given, [False] * len(staged.code.jaxpr.outvars))
-    return product(sum_out(factors, list(union(factors)), elimination.sizes)).array
+    while True:
+        elimination = Elimination(Variables(key=key), whole, push, taps)
+        try:
+            _, factors = elimination.run(staged.code, args, given, [False] * len(staged.code.jaxpr.outvars))
+            return product(sum_out(factors, list(union(factors)), elimination.variables)).array
+        except Mixed as mixed:
+            found = {elimination.variables.names[v] for v in mixed.variables if elimination.variables.lanes[v]}
+            if not found - whole:
+                raise
+            whole |= found
 
 
 # --- sites -----------------------------------------------------------------------------------------------------------
@@ -146,11 +205,30 @@ def log_marginal(program: Any, given: Choices) -> Any:
 def _sample(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
     del wanted
     address, signature = equation.params["site"].address, equation.params["signature"]
-    count = signature.num_leaves
-    if len(operands) > count or address in given:
-        values = operands[count:] or [Named(leaf) for leaf in jax.tree.leaves(given[address])]
-        return values, lift(lambda *arrays: [_score(equation, arrays)], [*operands[:count], *values])
-    return _summed(elimination, equation, operands)
+    count, read = signature.num_leaves, given.get(address)
+    if len(operands) > count:
+        return operands[count:], [_scored(elimination, equation, operands)]
+    if read is None or isinstance(read, Tap):
+        return _summed(elimination, equation, operands, read)
+    values = [Named(leaf) for leaf in jax.tree.leaves(read)]
+    if elimination.push is None:
+        return values, [_scored(elimination, equation, [*operands, *values])]
+    *values, weight = _pushed(elimination, equation, operands, values)
+    return values, [_scored(elimination, equation, [*operands, *values]), as_factor(weight, elimination.variables)]
+
+
+class Tap(NamedTuple):
+    """Numbers to add to the log probabilities of a summed site, shape (*batch, K)."""
+
+    array: Any
+
+
+def _scored(elimination: Elimination, equation: Any, operands: list[Named]) -> Named:
+    elimination.refuse_large(union(operands))
+    if not any(operand.lanes for operand in operands):
+        return lift(lambda *arrays: [_score(equation, arrays)], operands)[0]
+    (terms,) = elimination.traced(lambda *arrays: [_terms(equation, arrays)], operands)
+    return as_factor(terms, elimination.variables)
 
 
 def _score(equation: Any, arrays: Sequence[Any]) -> Any:
@@ -158,42 +236,107 @@ def _score(equation: Any, arrays: Sequence[Any]) -> Any:
     return total_log_prob(node.measure, node.observed)
 
 
-def _summed(elimination: Elimination, equation: Any, operands: list[Named]) -> Step:
-    *values, log_probs = elimination.traced(lambda *arrays: _joint_outcomes(equation, arrays), operands)
-    variable = elimination.fresh(log_probs.array.shape[len(log_probs.dims)])
-    return [Named(v.array, (*v.dims, variable)) for v in values], [Named(log_probs.array, (*log_probs.dims, variable))]
+def _terms(equation: Any, arrays: Sequence[Any]) -> Any:
+    node = sample_site(equation, arrays)
+    return log_prob(node.measure, node.observed)
 
 
-def _joint_outcomes(equation: Any, arrays: Sequence[Any]) -> list[Any]:
-    """The leaves of a site's joint outcomes and their log probabilities, with a leading axis of outcomes."""
+def _pushed(elimination: Elimination, equation: Any, operands: list[Named], reads: list[Named]) -> list[Named]:
+    """Given values taken to where the program sees them, which no summed choice may change."""
+    push, count, tree = elimination.push, len(operands), equation.params["signature"].value_tree
+    assert push is not None  # noqa: S101
+
+    def pushed(*arrays: Any) -> list[Any]:
+        value, weight = push(sample_site(equation, arrays[:count]), jax.tree.unflatten(tree, arrays[count:]))
+        return [*jax.tree.leaves(value), weight]
+
+    results = elimination.traced(pushed, [*operands, *reads])
+    moving = union(results)
+    if moving:
+        site, names = equation.params["site"], elimination.variables.names
+        raise MeasureError(
+            f"The support of the choice {site.address!r} at {site.source} depends on the finite choices "
+            f"{sorted({names[dim] for dim in moving})}, so that it has no bijection to R^n with them summed out.\n"
+            "Fix: let its law alone depend on them (a wide support with a truncation as ppl.factor will not do: write "
+            "a choice on a fixed support and transform it), or use ppl.MH()."
+        )
+    return results
+
+
+def _summed(elimination: Elimination, equation: Any, operands: list[Named], tap: Tap | None) -> Step:
+    site, variables = equation.params["site"], elimination.variables
+    add = [] if tap is None else [Named(tap.array)]
+    count = len(operands)
+
+    def listed(*arrays: Any) -> list[Any]:
+        whole = site.address in elimination.whole
+        return _outcomes(equation, arrays[:count], arrays[count:], whole=whole)
+
+    *values, log_probs = elimination.traced(listed, [*operands, *add])
+    size, *batch = log_probs.array.shape[len(log_probs.dims) :]
+    lanes = {axis: variables.fresh(length) for axis, length in enumerate(batch) if length > 1}
+    for axis, lane in log_probs.lanes:
+        if axis - 1 in lanes:
+            lanes[axis - 1] = variables.same(lanes[axis - 1], lane)
+    variable = variables.fresh(size, site.address, tuple(lanes.values()))
+    own = tuple(lanes.items())
+    outs = [Named(v.array, (*v.dims, variable), _without_first(v.lanes, own, variables)) for v in values]
+    factor = Named(log_probs.array, (*log_probs.dims, variable), _without_first(log_probs.lanes, own, variables))
+    return outs, [as_factor(factor, variables)]
+
+
+def _without_first(lanes: Any, own: Any, variables: Variables) -> Any:
+    """Lanes once the leading axis of outcomes is a variable, with those of the choice itself."""
+    known = {axis - 1: lane for axis, lane in lanes}
+    for axis, lane in own:
+        known[axis] = variables.same(known[axis], lane) if axis in known else lane
+    return tuple(sorted(known.items()))
+
+
+def _outcomes(equation: Any, arrays: Sequence[Any], taps: Sequence[Any], *, whole: bool) -> list[Any]:
+    """The leaves of a site's outcomes and their log probabilities, with a leading axis of outcomes."""
     node = sample_site(equation, arrays)
     found, avals = finite_outcomes(node), node.signature.avals
     size, batch = found.log_probs.shape[0], found.log_probs.shape[1:]
+    scores = found.log_probs.astype(jnp.result_type(float))
+    for tap in taps:
+        scores = scores + jnp.moveaxis(tap, -1, 0)
+    elements = math.prod(batch)
+    leaves = jax.tree.leaves(found.values)
+    if whole or elements == 0:
+        return _joint_outcomes(node, leaves, scores)
+    values = [leaf.reshape(size, *a.shape).astype(a.dtype) for leaf, a in zip(leaves, avals, strict=True)]
+    return [*values, scores]
+
+
+def _joint_outcomes(node: Any, leaves: Sequence[Any], scores: Any) -> list[Any]:
+    """All joint outcomes of the elements of a site, as one variable."""
+    size, batch = scores.shape[0], scores.shape[1:]
     elements = math.prod(batch)
     if elements > 1 and size**elements > JOINT_LIMIT:
         raise EnumerationSizeError(
             f"The choice {node.address!r} at {node.site.source} has {elements} elements of {size} outcomes each: "
-            f"{size}^{elements} joint outcomes.\n"
+            f"{size}^{elements} joint outcomes, and the program mixes its elements (a sum over them, a loop, an "
+            "operation that is not known to keep them apart), so that they cannot be summed one by one.\n"
             f"Expected: at most {JOINT_LIMIT}. Write the elements as lanes, with what depends on them, in one "
             "ppl.vmap: lanes are summed one by one."
         )
     joint = np.arange(size**elements)
     digits = joint[:, None] // size ** np.arange(elements)[::-1] % size
-    leaves, log_probs = jax.tree.leaves(found.values), found.log_probs.reshape(size, elements)
-    columns = jnp.arange(elements)
-    scores = jnp.sum(log_probs[digits, columns], axis=1).astype(jnp.result_type(float))
+    columns = np.arange(elements)
+    total = jnp.sum(scores.reshape(size, elements)[digits, columns], axis=1)
     picked = [
         leaf.reshape(size, elements, *leaf.shape[1 + len(batch) :])[digits, columns]
         .reshape(len(joint), *aval.shape)
         .astype(aval.dtype)
-        for leaf, aval in zip(leaves, avals, strict=True)
+        for leaf, aval in zip(leaves, node.signature.avals, strict=True)
     ]
-    return [*picked, scores]
+    return [*picked, total]
 
 
 def _factor(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
-    del elimination, equation, given, wanted
-    return [], lift(lambda array: [jnp.sum(array).astype(jnp.result_type(float))], operands)
+    del equation, given, wanted
+    return [], [as_factor(operands[0], elimination.variables)]
 
 
 def _deterministic(
@@ -223,21 +366,24 @@ def _while(elimination: Elimination, equation: Any, operands: list[Named], given
 def _lanes(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
     """Sum each lane's own choices inside the lane; what is left are factors over outer variables, added up."""
     params = equation.params
-    start, shapes = elimination.mark(), []
+    refuse_lanes(operands)
+    start, shapes, variables = elimination.mark(), [], elimination.variables
 
-    def lane(arrays: list[Any], inside: Choices) -> tuple[list[Any], list[Any]]:
+    def lane(arrays: list[Any], inside: Choices, key: Any) -> tuple[list[Any], list[Any]]:
         args = [Named(array, operand.dims) for array, operand in zip(arrays, operands, strict=True)]
-        outs, factors = elimination.run(params["body"], args, inside, wanted)
-        outs = [out if use else EMPTY for out, use in zip(outs, wanted, strict=True)]
-        refuse_escape(outs, lambda dim: dim >= start, params["body"], "ppl.vmap")
-        factors = sum_out(factors, list(elimination.locals_since(start, factors)), elimination.sizes)
+        with variables.keyed(key):
+            outs, factors = elimination.run(params["body"], args, inside, wanted)
+            outs = [out if use else EMPTY for out, use in zip(outs, wanted, strict=True)]
+            refuse_escape(outs, lambda dim: dim >= start, params["body"], "ppl.vmap")
+            factors = sum_out(factors, list(elimination.locals_since(start, factors)), variables)
         shapes.append(([out.dims for out in outs], [factor.dims for factor in factors]))
         return [out.array for out in outs], [factor.array for factor in factors]
 
     axes = [len(o.dims) if mapped else None for o, mapped in zip(operands, params["batched"], strict=True)]
     arrays = [operand.array for operand in operands]
     reads = {a: v for a, v in given.items() if a in addresses_in(params["body"].jaxpr)}
-    outs, factors = jax.vmap(lane, in_axes=(axes, 0), axis_size=params["size"])(arrays, reads)
+    size, keys = params["size"], variables.split(params["size"])
+    outs, factors = jax.vmap(lane, in_axes=(axes, 0, 0), axis_size=size)(arrays, reads, keys)
     out_dims, factor_dims = shapes[-1]
     moved = [Named(jnp.moveaxis(out, 0, len(dims)), dims) for out, dims in zip(outs, out_dims, strict=True)]
     return moved, [Named(_over_lanes(f), dims) for f, dims in zip(factors, factor_dims, strict=True)]
@@ -250,18 +396,23 @@ def _over_lanes(factor: Any) -> Any:
 
 def _cond(elimination: Elimination, equation: Any, operands: list[Named], given: Choices, wanted: list[bool]) -> Step:
     """Evaluate every branch: its factors count where it is taken, its own choices have mass one where it is not."""
+    refuse_lanes(operands)
     index, *args = operands
     results, factors = [], []
     for number, code in enumerate(jp.inner_codes(equation)):
         taken = lift(lambda i, n=number: [i == n], [index])[0]
         start = elimination.mark()
         outs, new = elimination.run(code, args, given, wanted)
-        masked = [lift(lambda t, f: [jnp.where(t, f, 0.0)], [taken, factor])[0] for factor in new]
+        refuse_lanes([out for out, use in zip(outs, wanted, strict=True) if use])
+        masked = [
+            lift(lambda t, f: [jnp.where(t, f, 0.0)], [taken, factor])[0]._replace(lanes=factor.lanes)
+            for factor in new
+        ]
         results.append([out if use else EMPTY for out, use in zip(outs, wanted, strict=True)])
         own = {dim for dim in (*union(new), *union(results[-1])) if dim >= start}
         masked += [_idle(elimination, taken, variable) for variable in own]
         escaped = {dim for dim in union(results[-1]) if dim >= start}
-        factors += sum_out(masked, sorted(own - escaped), elimination.sizes)
+        factors += sum_out(masked, sorted(own - escaped), elimination.variables)
     count = len(results)
     outs = [
         lift(
@@ -277,8 +428,13 @@ def _cond(elimination: Elimination, equation: Any, operands: list[Named], given:
 
 def _idle(elimination: Elimination, taken: Named, variable: int) -> Named:
     """Mass one on the first outcome where the branch is not taken; no constraint where it is."""
-    first = Named(jnp.arange(elimination.sizes[variable]) == 0, (variable,))
-    return lift(lambda t, f: [jnp.where(t | f, 0.0, -jnp.inf).astype(jnp.result_type(float))], [taken, first])[0]
+    variables = elimination.variables
+    lanes = sorted(variables.lanes_of([variable]))
+    shape = [variables.sizes[lane] for lane in lanes]
+    first = (jnp.arange(variables.sizes[variable]) == 0).reshape(-1, *(1,) * len(lanes))
+    first = Named(jnp.broadcast_to(first, (len(first), *shape)), (variable,))
+    idle = lift(lambda t, f: [jnp.where(t | f, 0.0, -jnp.inf).astype(jnp.result_type(float))], [taken, first])[0]
+    return idle._replace(lanes=tuple(enumerate(lanes)))
 
 
 _RULES = {
