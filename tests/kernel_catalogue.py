@@ -16,11 +16,12 @@ import jax.numpy as jnp
 
 import ppl
 import ppl.distributions as dist
+from ppl.inference import cycle, mh, mixture, on, repeat, trace_mh_kernel
 from ppl.inference import trace_mh as trace
-from ppl.inference import trace_mh_kernel
 from ppl.inference.kernels import KernelMaker
 from tests import continuous_moves
 from tests import involutive_moves as moves
+from tests import metropolis_moves as mhm
 
 
 class KernelEntry(NamedTuple):
@@ -120,6 +121,59 @@ def _no_count(ratio: Any) -> Any:
 
 KERNELS: dict[str, KernelEntry] = {
     "trace_mh": KernelEntry(lambda: trace_mh_kernel, branching_target, mutant=lambda: without_counts),
+    "independence": KernelEntry(
+        lambda: mhm.PRIOR, branching_target, mutant=lambda: mhm.wrong_independence(mhm.PRIOR, mhm.no_backward)
+    ),
+    "independence, continuous": KernelEntry(
+        lambda: mhm.PROPOSAL,
+        continuous_target,
+        finite=False,
+        mutant=lambda: mhm.wrong_independence(mhm.PROPOSAL, mhm.no_proposal),
+        data=("y",),
+        steps=20,
+    ),
+    "random_walk": KernelEntry(
+        lambda: mhm.INTEGERS, finite_target, mutant=lambda: mhm.wrong_walk(mhm.INTEGERS, mhm.inverted)
+    ),
+    "random_walk, continuous": KernelEntry(
+        lambda: mhm.WALK,
+        continuous_target,
+        finite=False,
+        mutant=lambda: mhm.wrong_walk(mhm.WALK, mhm.always),
+        data=("y",),
+        steps=3,
+    ),
+    "mh": KernelEntry(
+        lambda: mhm.TO_B,
+        finite_target,
+        irreducible=False,
+        mutant=lambda: mhm.wrong_mh(mhm.TO_B, mhm.no_backward),
+    ),
+    "mh, auxiliary choices": KernelEntry(lambda: mh(mhm.by_a_coin, mhm.other_way), finite_target, irreducible=False),
+    "mh, branches": KernelEntry(lambda: mh(mhm.other_branch), branching_target),
+    "mh, continuous": KernelEntry(
+        lambda: mhm.WIDER,
+        continuous_target,
+        finite=False,
+        mutant=lambda: mhm.wrong_mh(mhm.WIDER, mhm.no_proposal),
+        data=("y",),
+        steps=3,
+    ),
+    "cycle": KernelEntry(
+        lambda: cycle(on("a", mhm.PRIOR), on(("b", "c"), mhm.PRIOR)),
+        finite_target,
+        reversible=False,
+        mutant=lambda: mhm.forgetful_cycle,
+    ),
+    "mixture": KernelEntry(
+        lambda: mixture(mhm.PRIOR, trace_mh_kernel, weights=(0.25, 0.75)),
+        finite_target,
+        mutant=lambda: mhm.mixture_by_state,
+    ),
+    "repeat": KernelEntry(lambda: repeat(mhm.PRIOR, 2), finite_target, mutant=lambda: mhm.repeat_until_accepted),
+    "on": KernelEntry(
+        lambda: on("b", mhm.PRIOR), finite_target, irreducible=False, mutant=lambda: mhm.block_of_the_prior
+    ),
     "involutive": KernelEntry(
         lambda: moves.FINITE,
         lambda: moves.one_or_two(jnp.array(moves.GENERIC)),

@@ -103,7 +103,7 @@ class Mixture:
         return partial(_bound, _mixture_step, self, program)
 
 
-def mixture(*makers: KernelMaker, weights: Sequence[float] | None = None) -> Mixture:
+def mixture(*makers: KernelMaker, weights: Sequence[int | float] | None = None) -> Mixture:
     """One of several kernels, picked at random: K = sum_i w_i K_i. Only that one runs, where chains run one by one.
 
     Args:
