@@ -7,12 +7,12 @@ step size come from it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from ppl.inference import packed
 from ppl.inference.progress import Progress
 from ppl.inference.runner import Batch
 from ppl.inference.warmup import (
@@ -26,13 +26,11 @@ from ppl.inference.warmup import (
     window_ends,
     window_of,
 )
-from ppl.numerics.chain import STATS, ChainState, Recorded, Sizes, Stretch, sizes_for, stretch
+from ppl.numerics.chain import STATS, ChainState, Recorded, Sizes, Stretch, sizes_for
 from ppl.numerics.metric import Metric, identity
 from ppl.numerics.metric_estimates import Window, first_metric
 from ppl.typing import PRNGKey
 
-COMPILER = {"cpu": {"xla_backend_optimization_level": 2}}
-"""On CPU the highest level costs half as much compile time again and gains nothing here (docs/decisions)."""
 EARLY = 10
 """Transitions in which trajectories are kept short, while the step size may be far too small."""
 CHOOSY = 20
@@ -66,7 +64,7 @@ class Plan(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """A group of chains between two advances; leading axes are chains, except where the group is one chain alone.
+    """A group of chains between two advances: host arrays with a leading axis of chains.
 
     `spent` counts the gradients of the warm-up, over all chains of the group.
     """
@@ -77,22 +75,6 @@ class Carry(NamedTuple):
     windows: tuple[Window, ...]
     done: Any
     spent: Any
-
-
-@lru_cache(maxsize=8)
-def _compiled(backend: str, *, lockstep: bool) -> Any:
-    """The one compiled function: a stretch of one chain, or of chains side by side."""
-
-    def one(
-        target: Any, key: PRNGKey, chain: Any, metric: Metric, state: ChainState, what: Stretch, sizes: Sizes
-    ) -> Any:
-        gradient = jax.value_and_grad(target.log_density)
-        return stretch(gradient, metric, state, jax.random.fold_in(key, chain), what, sizes)
-
-    def many(target: Any, key: PRNGKey, chain: Any, metric: Metric, state: ChainState, what: Any, sizes: Sizes) -> Any:
-        return jax.vmap(lambda c, m, s: one(target, key, c, m, s, what, sizes))(chain, metric, state)
-
-    return jax.jit(many if lockstep else one, static_argnums=6, compiler_options=COMPILER.get(backend, {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +136,7 @@ class HamiltonianSampler:
         metrics, states = self._in_first_metric(chains, metrics, states)
         states = self._with_known_step(numbers, states)
         windows = tuple(empty_window(self.target.dim) for _ in chains)
-        return Carry(
-            self._native(numbers), self._native(states), self._native(metrics), windows, np.int64(0), np.int64(0)
-        )
+        return Carry(numbers, states, metrics, windows, np.int64(0), np.int64(0))
 
     def _blank_metric(self) -> Metric:
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
@@ -189,13 +169,8 @@ class HamiltonianSampler:
 
     def _evaluated(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> ChainState:
         """The states with log density and gradient; a transition of step size zero finds them."""
-        found, _ = self._call(numbers, metrics, states, self._what(1, adapt=False, scale=0.0, depth=1))
+        found, _ = self._run(numbers, metrics, states, self._what(1, adapt=False, scale=0.0, depth=1))
         return found._replace(transition=states.transition)
-
-    def _call(self, numbers: np.ndarray, metrics: Metric, states: ChainState, what: Stretch) -> Any:
-        """One stretch, from and to host arrays with a leading axis of chains."""
-        args = (self._native(numbers), self._native(metrics), self._native(states))
-        return self._batched(self._run(*args, what))
 
     # --- transitions -------------------------------------------------------------------------------------------------
 
@@ -207,7 +182,6 @@ class HamiltonianSampler:
         depth = min(EARLY_DEPTH, self.plan.depth) if done < min(EARLY, warmup) else self.plan.depth
         what = self._what(count, adapt=adapting, thin=1 if adapting else self.plan.thin, depth=depth)
         state, record = self._run(carry.chains, carry.metric, carry.state, what)
-        record = self._batched(record)
         rows = count if adapting else count // self.plan.thin
         kept = Recorded(*(part[:, :rows] for part in record))
         carry = carry._replace(state=state, done=np.int64(done + count))
@@ -232,16 +206,16 @@ class HamiltonianSampler:
         ends = window_ends(self.plan.warmup)
         if not ends or int(carry.done) > ends[-1]:
             return carry
-        metrics = self._batched(carry.metric)
+        metrics = carry.metric
         grown = tuple(
             joined(window, window_of(_at(metrics, row), record.positions[row], record.gradients[row]))
             for row, window in enumerate(carry.windows)
         )
         if int(carry.done) not in ends:
             return carry._replace(windows=grown)
-        states = self._batched(carry.state)
+        states = carry.state
         pairs = [learn(_at(metrics, i), _at(states, i), w, self.plan.cutoff) for i, w in enumerate(grown)]
-        metric, state = (self._native(_stack([pair[i] for pair in pairs])) for i in (0, 1))
+        metric, state = (_stack([pair[i] for pair in pairs]) for i in (0, 1))
         empty = tuple(empty_window(self.target.dim) for _ in grown)
         return carry._replace(metric=metric, state=state, windows=empty)
 
@@ -256,8 +230,8 @@ class HamiltonianSampler:
 
     def adaptation_of(self, carries: Sequence[Carry]) -> Adaptation:
         """What the chains learnt."""
-        states = _concatenated([self._batched(carry.state) for carry in carries])
-        metrics = _concatenated([self._batched(carry.metric) for carry in carries])
+        states = _concatenated([carry.state for carry in carries])
+        metrics = _concatenated([carry.metric for carry in carries])
         size = np.exp(states.step.log_average)
         rows = range(len(size))
         positions = [_position(_at(metrics, i), states.point.position[i]) for i in rows]
@@ -282,18 +256,8 @@ class HamiltonianSampler:
             np.asarray((self.plan.length or 1.0) * scale, dtype),
         )
 
-    def _run(self, chains: Any, metric: Metric, state: ChainState, what: Stretch) -> Any:
-        function = _compiled(jax.default_backend(), lockstep=self.lockstep)
-        return function(self.target, self.key, chains, metric, state, what, self._sizes)
-
-    def _native(self, tree: Any) -> Any:
-        """From host arrays with a leading axis of chains to what the compiled function takes."""
-        return tree if self.lockstep else _at(tree, 0)
-
-    def _batched(self, tree: Any) -> Any:
-        """Host arrays with a leading axis of chains."""
-        widen = (lambda x: np.asarray(x)) if self.lockstep else (lambda x: np.asarray(x)[None])
-        return jax.tree.map(widen, tree)
+    def _run(self, chains: Any, metric: Metric, state: ChainState, what: Stretch) -> tuple[ChainState, Recorded]:
+        return packed.run(self.target, self.key, chains, metric, state, what, self._sizes)
 
 
 def _sound(states: ChainState) -> np.ndarray:
