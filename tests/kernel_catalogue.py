@@ -128,7 +128,7 @@ KERNELS: dict[str, KernelEntry] = {
         lambda: mhm.PROPOSAL,
         continuous_target,
         finite=False,
-        mutant=lambda: mhm.wrong_independence(mhm.PROPOSAL, mhm.no_proposal),
+        mutant=lambda: mhm.wrong_independence(mhm.PROPOSAL, mhm.no_backward),
         data=("y",),
         steps=20,
     ),
