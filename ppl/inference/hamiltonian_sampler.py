@@ -7,6 +7,7 @@ step size come from it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -100,12 +101,16 @@ class HamiltonianSampler:
     lockstep: bool
     reduce: Callable[[np.ndarray, tuple[int, int]], Any] | None = None
 
+    @cached_property
+    def _dim(self) -> int:
+        return self.target.dim
+
     @property
     def total(self) -> int:
         """Transitions of a chain."""
         return self.plan.warmup + self.plan.draws * self.plan.thin
 
-    @property
+    @cached_property
     def signature(self) -> Any:
         """Equal for samplers that share compiled code."""
         leaves, tree = jax.tree.flatten(self.target)
@@ -123,7 +128,7 @@ class HamiltonianSampler:
         del device
         numbers = np.asarray(chains, np.int32)
         metrics = _stack([self._blank_metric() for _ in chains])
-        states = _stack([initial_state(np.zeros(self.target.dim, metrics.scale.dtype)) for _ in chains])
+        states = _stack([initial_state(np.zeros(self._dim, metrics.scale.dtype)) for _ in chains])
         best, going, attempt = np.full(len(chains), -np.inf), np.ones(len(chains), bool), 0
         while going.any():
             tried = _stack([initial_state(self._start(int(c), attempt)) for c in numbers])
@@ -135,12 +140,11 @@ class HamiltonianSampler:
             going &= ~(_resolved(best) | ((attempt >= CHOOSY) & np.isfinite(best)))
         metrics, states = self._in_first_metric(chains, metrics, states)
         states = self._with_known_step(numbers, states)
-        windows = tuple(empty_window(self.target.dim) for _ in chains)
+        windows = tuple(empty_window(self._dim) for _ in chains)
         return Carry(numbers, states, metrics, windows, np.int64(0), np.int64(0))
 
     def _blank_metric(self) -> Metric:
-        dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
-        return jax.tree.map(np.asarray, identity(self.target.dim, self.plan.capacity, dtype))
+        return identity(self._dim, self.plan.capacity, np.dtype(jax.dtypes.canonicalize_dtype(float)))
 
     def _start(self, chain: int, attempt: int) -> np.ndarray:
         if self.adaptation is not None and attempt == 0:
@@ -216,7 +220,7 @@ class HamiltonianSampler:
         states = carry.state
         pairs = [learn(_at(metrics, i), _at(states, i), w, self.plan.cutoff) for i, w in enumerate(grown)]
         metric, state = (_stack([pair[i] for pair in pairs]) for i in (0, 1))
-        empty = tuple(empty_window(self.target.dim) for _ in grown)
+        empty = tuple(empty_window(self._dim) for _ in grown)
         return carry._replace(metric=metric, state=state, windows=empty)
 
     def _batch(self, record: Recorded, rows: int, count: int, phase: str, first: tuple[int, int]) -> Batch:
@@ -239,10 +243,10 @@ class HamiltonianSampler:
 
     # --- the compiled function ---------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _sizes(self) -> Sizes:
         doublings = max(10, self.plan.depth) if self.plan.length is None else 0
-        return sizes_for(self.target.dim, doublings, lockstep=self.lockstep)
+        return sizes_for(self._dim, doublings, lockstep=self.lockstep)
 
     def _what(self, transitions: int, *, adapt: bool, thin: int = 1, scale: float = 1.0, depth: int = 0) -> Stretch:
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))

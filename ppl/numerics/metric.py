@@ -13,8 +13,9 @@ divergence* (diagonal and low-rank parametrisation).
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 
 class Metric(NamedTuple):
@@ -28,11 +29,11 @@ class Metric(NamedTuple):
         rank: How many rows are in use.
     """
 
-    center: Float[Array, "dim"]
-    scale: Float[Array, "dim"]
-    directions: Float[Array, "capacity dim"]
-    stretch: Float[Array, "capacity"]
-    rank: Int[Array, ""]
+    center: Float[Any, "dim"]
+    scale: Float[Any, "dim"]
+    directions: Float[Any, "capacity dim"]
+    stretch: Float[Any, "capacity"]
+    rank: Int[Any, ""]
 
 
 def identity(dim: int, capacity: int, dtype: Any) -> Metric:
@@ -46,12 +47,12 @@ def identity(dim: int, capacity: int, dtype: Any) -> Metric:
     )
 
 
-def to_position(metric: Metric, coordinates: Float[Array, "dim"], *, lockstep: bool = False) -> Float[Array, "dim"]:
+def to_position(metric: Metric, coordinates: Float[Any, "dim"], *, lockstep: bool = False) -> Float[Any, "dim"]:
     """X of z."""
     return metric.center + metric.scale * _stretched(metric, coordinates, lockstep=lockstep)
 
 
-def pull_gradient(metric: Metric, gradient: Float[Array, "dim"], *, lockstep: bool = False) -> Float[Array, "dim"]:
+def pull_gradient(metric: Metric, gradient: Float[Any, "dim"], *, lockstep: bool = False) -> Float[Any, "dim"]:
     """The gradient with respect to z, of the one with respect to x: L^T g."""
     return _stretched(metric, metric.scale * gradient, lockstep=lockstep)
 
