@@ -18,8 +18,7 @@ from statsmodels.datasets import nile as nile_data
 
 import ppl
 import ppl.distributions as dist
-from ppl.inference import check_involution, involutive
-from ppl.inference.kernels import Kernel, State
+from ppl.inference import check_involution, cycle, involutive
 
 FLOW = np.asarray(nile_data.load_pandas().data["volume"], np.float32) / 10.0
 YEARS, MOST = len(FLOW), 3
@@ -27,7 +26,7 @@ YEARS, MOST = len(FLOW), 3
 
 def after(year: Any) -> Any:
     """For each change, one from the year after it on, zero before."""
-    return jnp.where(jnp.arange(YEARS) > year[..., None], 1.0, 0.0)
+    return jnp.less.outer(year, jnp.arange(YEARS)).astype(float)
 
 
 @ppl.model
@@ -99,17 +98,6 @@ def walk(now: Any, aux: Any) -> Any:
 MOVES = (involutive(birth_or_death, add_or_remove), involutive(steps, walk), involutive(steps, walk))
 
 
-def sweep(program: ppl.Program) -> Kernel:
-    """The moves in turn, as one kernel; a kernel is a program that samples other kernels."""
-
-    def moves(program: ppl.Program, state: State) -> State:
-        for i, move in enumerate(MOVES):
-            state = ppl.sample(f"{i}", move(program)(state))
-        return state
-
-    return lambda state: ppl.Program.of(moves, (program, state))
-
-
 def draw(posterior: ppl.Posterior, path: Path) -> None:
     """The flow with its level, and how probable each number of changes is."""
     matplotlib.use("Agg")
@@ -138,7 +126,9 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     """Print the probabilities of the numbers of changes, and draw the level."""
     program = nile(FLOW)
     check_involution(program, MOVES[0].aux, MOVES[0].involution, jax.random.key(1))
-    posterior = ppl.infer(program, ppl.MCMC(sweep, thin=4), key=0, chains=4, warmup=200, draws=500 if quick else 4000)
+    posterior = ppl.infer(
+        program, ppl.MCMC(cycle(*MOVES), thin=4), key=0, chains=4, warmup=200, draws=500 if quick else 4000
+    )
     print("Number of changes:", "  ".join(f"{k}: {p:.3f}" for k, p in enumerate(probabilities(posterior))))
     print("Accepted births and deaths:", f"{posterior.stats['0/accepted'].mean():.2f}")
     path = Path(folder) / "change_point.png"

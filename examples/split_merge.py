@@ -18,8 +18,7 @@ from sklearn.datasets import load_iris
 
 import ppl
 import ppl.distributions as dist
-from ppl.inference import check_involution, involutive
-from ppl.inference.kernels import Kernel, State
+from ppl.inference import check_involution, cycle, involutive
 
 LENGTHS = np.asarray(load_iris()["data"], np.float32)[:, 2]
 MOST = 5
@@ -37,8 +36,9 @@ def petals(lengths: Any = None, flowers: int = len(LENGTHS)) -> Any:
     nothing = (jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
     weight, mean, variance = ppl.vmap(lambda j: lax.cond(j <= extra, part, lambda: nothing))(jnp.arange(MOST))
     share = weight / jnp.sum(weight)
-    mixture = dist.MixtureSameFamily(dist.Categorical(share), dist.Normal(mean, jnp.sqrt(variance)))
-    ppl.sample("lengths", mixture.expand([flowers]).to_event(1), obs=lengths)
+    shares, means, spreads = (jnp.broadcast_to(x, (flowers, MOST)) for x in (share, mean, jnp.sqrt(variance)))
+    mixture = dist.MixtureSameFamily(dist.Categorical(shares), dist.Normal(means, spreads))
+    ppl.sample("lengths", mixture.to_event(1), obs=lengths)
     return share, mean, variance
 
 
@@ -112,17 +112,6 @@ def walk(now: Any, aux: Any) -> Any:
 MOVES = (involutive(split_or_merge, split_merge), involutive(steps, walk), involutive(steps, walk))
 
 
-def sweep(program: ppl.Program) -> Kernel:
-    """The moves in turn, as one kernel; a kernel is a program that samples other kernels."""
-
-    def moves(program: ppl.Program, state: State) -> State:
-        for i, move in enumerate(MOVES):
-            state = ppl.sample(f"{i}", move(program)(state))
-        return state
-
-    return lambda state: ppl.Program.of(moves, (program, state))
-
-
 def draw(posterior: ppl.Posterior, path: Path) -> None:
     """The lengths with the density of the mixture, and how probable each number of parts is."""
     matplotlib.use("Agg")
@@ -152,7 +141,9 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     """Print the probabilities of the numbers of parts, and draw the density."""
     program = petals(LENGTHS)
     check_involution(program, MOVES[0].aux, MOVES[0].involution, jax.random.key(1))
-    posterior = ppl.infer(program, ppl.MCMC(sweep, thin=5), key=0, chains=4, warmup=400, draws=400 if quick else 4000)
+    posterior = ppl.infer(
+        program, ppl.MCMC(cycle(*MOVES), thin=5), key=0, chains=4, warmup=400, draws=400 if quick else 4000
+    )
     print("Number of parts:", "  ".join(f"{k}: {p:.3f}" for k, p in enumerate(probabilities(posterior), 1)))
     print(f"Accepted splits and merges: {posterior.stats['0/accepted'].mean():.3f}")
     path = Path(folder) / "split_merge.png"
