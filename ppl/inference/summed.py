@@ -2,8 +2,8 @@
 
     log_density(u) = log of the sum over finite choices z of density(x(u), z) + log |det dx / du|,    u in R^n
 
-The same interface as `Flat`. The sum follows the program's structure: plates and `ppl.vmap` element by element, chains in
-a `scan` by forward elimination. `recover` draws the finite choices from their exact conditional law afterwards. The
+The same interface as `Flat`. The sum follows the program's structure: plates and `ppl.vmap` element by element, chains
+in a `scan` by forward elimination. `recover` draws the finite choices from their exact conditional law afterwards. The
 supports of continuous choices must not depend on finite ones; the error names those that do.
 """
 
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ppl.distributions.finite import pick
 from ppl.errors import MeasureError
 from ppl.inference.flat import Slot
 from ppl.semantics import choices as ch
@@ -24,13 +25,12 @@ from ppl.semantics.enumeration import finite_outcomes
 from ppl.semantics.posterior_sampling import draw_finite, is_finite, shaped
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
-from ppl.distributions.finite import pick
 from ppl.semantics.unconstrained import Move, pulled_back
 from ppl.typing import PRNGKey
 
 
 class Passing(Handler):
-    """Move the continuous choices; finite ones take their first outcome, which changes no support. Notes their names."""
+    """Move the continuous choices; finite ones take their first outcome (no support depends on it)."""
 
     def __init__(self, *, to_support: bool, finite: dict[str, tuple[int, ...]] | None = None) -> None:
         self.move, self.finite = Move(to_support=to_support), {} if finite is None else finite
@@ -146,9 +146,10 @@ def _layout(key: _Key) -> tuple[tuple[Slot, ...], dict[str, tuple[int, ...]]]:
         return ch.flatten(result.writes, staged, ("latent",))
 
     avals = jax.eval_shape(free, ch.values_like(staged, list(latent)))
-    _refuse_unsuitable(program, list(avals))
+    moved = [address for address in latent if address in avals]
+    _refuse_unsuitable(program, moved)
     slots, start = [], 0
-    for address in avals:
+    for address in moved:
         slots.append(Slot(address, avals[address].shape, start))
         start += slots[-1].size
     like = {slot.address: jax.ShapeDtypeStruct(slot.shape, jnp.result_type(float)) for slot in slots}

@@ -150,11 +150,7 @@ def _gather(equation: Any, operands: Sequence[Axes], variables: Variables) -> Ax
     by_index = dict(enumerate(batch_axes))
     dropped = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     window = [axis for axis in range(len(shape)) if axis not in dropped]
-    whole = {
-        axis: out
-        for axis, out in zip(window, numbers.offset_dims, strict=True)
-        if sizes[axis] == shape[axis]
-    }
+    whole = {axis: out for axis, out in zip(window, numbers.offset_dims, strict=True) if sizes[axis] == shape[axis]}
     paired = zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
     places = whole | {axis: by_index[index] for axis, index in paired}
     return joined([_moved(table, places), _moved(indices, by_index)], variables)
@@ -175,11 +171,13 @@ def _dot(equation: Any, operands: Sequence[Axes], variables: Variables) -> Axes:
 
 _WRAPPERS = frozenset({"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"})
 _ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy "
-    "copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac integer_pow is_finite le "
-    "lgamma log log1p logistic lt max min mul ne neg nextafter not or polygamma pow random_gamma_grad "
-    "reduce_precision regularized_incomplete_beta rem round rsqrt select_n sign sin sinh sqrt square stop_gradient "
-    "sub tan tanh xor zeta optimization_barrier".split()
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
+    igamma igammac integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or
+    polygamma pow random_gamma_grad reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+    sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta optimization_barrier
+    """.split()  # noqa: SIM905
 )
 _RULES: dict[str, Callable[..., Axes]] = {
     "broadcast_in_dim": _broadcast,

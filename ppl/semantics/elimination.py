@@ -244,7 +244,7 @@ def _terms(equation: Any, arrays: Sequence[Any]) -> Any:
 def _pushed(elimination: Elimination, equation: Any, operands: list[Named], reads: list[Named]) -> list[Named]:
     """Given values taken to where the program sees them, which no summed choice may change."""
     push, count, tree = elimination.push, len(operands), equation.params["signature"].value_tree
-    assert push is not None  # noqa: S101
+    assert push is not None
 
     def pushed(*arrays: Any) -> list[Any]:
         value, weight = push(sample_site(equation, arrays[:count]), jax.tree.unflatten(tree, arrays[count:]))
@@ -405,8 +405,7 @@ def _cond(elimination: Elimination, equation: Any, operands: list[Named], given:
         outs, new = elimination.run(code, args, given, wanted)
         refuse_lanes([out for out, use in zip(outs, wanted, strict=True) if use])
         masked = [
-            lift(lambda t, f: [jnp.where(t, f, 0.0)], [taken, factor])[0]._replace(lanes=factor.lanes)
-            for factor in new
+            lift(lambda t, f: [jnp.where(t, f, 0.0)], [taken, factor])[0]._replace(lanes=factor.lanes) for factor in new
         ]
         results.append([out if use else EMPTY for out, use in zip(outs, wanted, strict=True)])
         own = {dim for dim in (*union(new), *union(results[-1])) if dim >= start}

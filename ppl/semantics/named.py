@@ -37,7 +37,7 @@ EMPTY = Named(jnp.zeros(()))
 """Stands for a value that nobody needs."""
 
 
-class Mixed(Exception):  # noqa: N818  (a signal, not an error that users see)
+class Mixed(Exception):
     """Elements of these variables are mixed, so that they cannot be summed one by one."""
 
     def __init__(self, variables: Iterable[int]) -> None:
@@ -135,7 +135,7 @@ def aligned(operand: Named, dims: Dims) -> Any:
     return array.reshape(*lead, *array.shape[len(operand.dims) :])
 
 
-# --- factors: their axes are variables, then lanes by increasing id ----------------------------------------------------
+# --- factors: their axes are variables, then lanes by increasing id --------------------------------------------------
 
 
 def as_factor(value: Named, variables: Variables) -> Named:
