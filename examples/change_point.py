@@ -26,7 +26,7 @@ YEARS, MOST = len(FLOW), 3
 
 def after(year: Any) -> Any:
     """For each change, one from the year after it on, zero before."""
-    return jnp.less.outer(year, jnp.arange(YEARS)).astype(float)
+    return jnp.cumsum(jax.nn.one_hot(year + 1, YEARS), axis=-1)
 
 
 @ppl.model
