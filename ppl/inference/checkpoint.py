@@ -5,6 +5,7 @@ one that was not. A file of another run (other program, data, key or settings) i
 """
 
 import hashlib
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,14 @@ def fingerprint(program: Program, key: Any, method: str, settings: Any) -> dict[
         "program": _digest(repr((program.name, sites))),
         "data": _digest(*(np.asarray(x).tobytes() for x in program.dynamic)),
         "key": _digest(np.asarray(jax.random.key_data(key)).tobytes()),
-        "method": method,
-        "settings": repr(settings),
+        "method": _lasting(method),
+        "settings": _lasting(repr(settings)),
     }
+
+
+def _lasting(text: str) -> str:
+    """A text without the addresses of objects in memory, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -19,6 +19,8 @@ from ppl.typing import PRNGKey
 
 QUICK = {"cpu": {"xla_backend_optimization_level": 1}}
 """This code runs once for each draw: on a CPU it is compiled fast rather than for speed."""
+RECOVERY = 0x7265636F
+"""Sets the keys of recovered choices apart from those of the transitions."""
 Keep = tuple[str, ...] | Callable[[dict[str, Any]], Any] | None
 
 
@@ -80,6 +82,7 @@ def finish(target: Any, key: PRNGKey, positions: np.ndarray, first: Any, keep: K
     chains, draws, dim = positions.shape
     ids = np.stack(np.meshgrid(first[0] + np.arange(chains), first[1] + np.arange(draws), indexing="ij"), axis=-1)
     rows, ids = positions.reshape(-1, dim), ids.reshape(-1, 2).astype(np.int32)
+    key = jax.random.fold_in(key, RECOVERY)
     function, parts = _compiled(jax.default_backend(), keep), []
     for begin in range(0, max(len(rows), 1), block):
         some = np.minimum(np.arange(begin, begin + block), max(len(rows) - 1, 0))

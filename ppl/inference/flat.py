@@ -105,6 +105,11 @@ class Flat:
         parts = [jnp.reshape(free[slot.address], (-1,)) for slot in self.slots]
         return jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.result_type(float))
 
+    @property
+    def note(self) -> str:
+        """What is to be said of it: nothing."""
+        return ""
+
     def recover(self, key: PRNGKey, choices: Choices) -> Choices:
         """Choices that were summed out, given the others: there are none."""
         del key, choices

@@ -88,9 +88,10 @@ class HamiltonianSampler:
         plan: What to do.
         start_at: From (chain, attempt) to a vector to start from; raises where it has no more to offer.
         adaptation: What an earlier run learnt, or None.
-        lockstep: Whether the chains of a group go side by side in one compiled loop.
+        group_size: How many chains go side by side in one compiled loop.
         reduce: From positions (chains, draws, dim) and the numbers of the first chain and draw to what is kept of them
             (None: the positions).
+        enough: Tries after which a start is good enough whose log density is finite.
     """
 
     target: Any
@@ -98,11 +99,13 @@ class HamiltonianSampler:
     plan: Plan
     start_at: Callable[[int, int], np.ndarray]
     adaptation: Adaptation | None
-    lockstep: bool
+    group_size: int = 1
     reduce: Callable[[np.ndarray, tuple[int, int]], Any] | None = None
+    enough: int = CHOOSY
 
     @cached_property
-    def _dim(self) -> int:
+    def dim(self) -> int:
+        """The dimension of the target."""
         return self.target.dim
 
     @property
@@ -115,11 +118,18 @@ class HamiltonianSampler:
         """Equal for samplers that share compiled code."""
         leaves, tree = jax.tree.flatten(self.target)
         shapes = tuple((np.shape(x), str(x.dtype)) for x in leaves)
-        return type(self).__name__, tree, shapes, self.plan.capacity, self._sizes, jax.default_backend()
+        return type(self).__name__, tree, shapes, self.plan.capacity, self._sizes, self.group_size, jax.default_backend()
 
     def done(self, carry: Carry) -> int:
         """Transitions made."""
         return int(carry.done)
+
+    def prime(self) -> None:
+        """Compile, by running nothing."""
+        groups = self.group_size
+        zeros = np.zeros((groups, self.dim), np.dtype(jax.dtypes.canonicalize_dtype(float)))
+        states, metrics = (_stack([x] * groups) for x in (initial_state(zeros[0]), self._blank_metric()))
+        self._run(np.zeros(groups, np.int32), metrics, states, self._what(0, adapt=False))
 
     # --- the start ---------------------------------------------------------------------------------------------------
 
@@ -128,23 +138,28 @@ class HamiltonianSampler:
         del device
         numbers = np.asarray(chains, np.int32)
         metrics = _stack([self._blank_metric() for _ in chains])
-        states = _stack([initial_state(np.zeros(self._dim, metrics.scale.dtype)) for _ in chains])
+        states = _stack([initial_state(np.zeros(self.dim, metrics.scale.dtype)) for _ in chains])
         best, going, attempt = np.full(len(chains), -np.inf), np.ones(len(chains), bool), 0
         while going.any():
-            tried = _stack([initial_state(self._start(int(c), attempt)) for c in numbers])
+            tried = _stack([self._try(int(c), attempt, wanted=bool(w)) for c, w in zip(numbers, going, strict=True)])
             tried = self._evaluated(numbers, metrics, tried)
             better = going & _sound(tried) & (tried.point.log_density > best)
             states = _where(better, tried, states)
             best = np.where(better, tried.point.log_density, best)
             attempt += 1
-            going &= ~(_resolved(best) | ((attempt >= CHOOSY) & np.isfinite(best)))
+            going &= ~(_resolved(best) | ((attempt >= self.enough) & np.isfinite(best)))
         metrics, states = self._in_first_metric(chains, metrics, states)
         states = self._with_known_step(numbers, states)
-        windows = tuple(empty_window(self._dim) for _ in chains)
+        windows = tuple(empty_window(self.dim) for _ in chains)
         return Carry(numbers, states, metrics, windows, np.int64(0), np.int64(0))
 
     def _blank_metric(self) -> Metric:
-        return identity(self._dim, self.plan.capacity, np.dtype(jax.dtypes.canonicalize_dtype(float)))
+        return identity(self.dim, self.plan.capacity, np.dtype(jax.dtypes.canonicalize_dtype(float)))
+
+    def _try(self, chain: int, attempt: int, *, wanted: bool) -> ChainState:
+        """A try of a chain; a chain of a group that has its start needs no more."""
+        zeros = np.zeros(self.dim, np.dtype(jax.dtypes.canonicalize_dtype(float)))
+        return initial_state(self._start(chain, attempt) if wanted else zeros)
 
     def _start(self, chain: int, attempt: int) -> np.ndarray:
         if self.adaptation is not None and attempt == 0:
@@ -220,7 +235,7 @@ class HamiltonianSampler:
         states = carry.state
         pairs = [learn(_at(metrics, i), _at(states, i), w, self.plan.cutoff) for i, w in enumerate(grown)]
         metric, state = (_stack([pair[i] for pair in pairs]) for i in (0, 1))
-        empty = tuple(empty_window(self._dim) for _ in grown)
+        empty = tuple(empty_window(self.dim) for _ in grown)
         return carry._replace(metric=metric, state=state, windows=empty)
 
     def _batch(self, record: Recorded, rows: int, count: int, phase: str, first: tuple[int, int]) -> Batch:
@@ -246,7 +261,7 @@ class HamiltonianSampler:
     @cached_property
     def _sizes(self) -> Sizes:
         doublings = max(10, self.plan.depth) if self.plan.length is None else 0
-        return sizes_for(self._dim, doublings, lockstep=self.lockstep)
+        return sizes_for(self.dim, doublings, lockstep=self.group_size > 1)
 
     def _what(self, transitions: int, *, adapt: bool, thin: int = 1, scale: float = 1.0, depth: int = 0) -> Stretch:
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))

@@ -84,8 +84,9 @@ class KernelSampler:
     def start(self, chains: Sequence[int], device: Any) -> Carry:
         """Prior draws of positive density."""
         del device
-        starts = initial_states(self.program, jax.random.fold_in(self.key, START % (1 << 31)), max(chains) + 1)
-        states = jax.tree.map(lambda x: np.asarray(x)[np.asarray(chains)], starts)
+        key = jax.random.fold_in(self.key, START % (1 << 31))
+        starts = [initial_states(self.program, jax.random.fold_in(key, chain), 1) for chain in chains]
+        states = jax.tree.map(lambda *x: np.concatenate([np.asarray(part) for part in x]), *starts)
         numbers, moved = np.asarray(chains, np.int32), np.zeros(len(chains), bool)
         if not self.lockstep:
             numbers, states, moved = jax.tree.map(lambda x: x[0], (numbers, states, moved))

@@ -169,6 +169,7 @@ class Chains:
 
     def extend(self, draws: int) -> Posterior:
         """More draws of the same chains, as if the run had been longer from the start."""
-        longer = dataclasses.replace(self.sampler, draws=self.sampler.draws + draws)
+        made = max(self.sampler.done(carry) - self.sampler.warmup for carry in self.carries) // self.sampler.thin
+        longer = dataclasses.replace(self.sampler, draws=made + draws)
         what = self.what._replace(settings=self.what.settings._replace(checkpoint=None))
         return _posterior(self.method, longer, what, visit(longer, what, [Track(c) for c in self.carries]))

@@ -1,6 +1,7 @@
 """`ppl.NUTS`: the No-U-Turn sampler with warm-up, for any program whose choices are continuous or can be summed out."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,14 +13,16 @@ from ppl.inference.advice import mcmc_notes, say
 from ppl.inference.data_checks import DRAWS, check_observations
 from ppl.inference.finish import Finished, finish, inspect_at
 from ppl.inference.flat import Flat
-from ppl.inference.hamiltonian_sampler import HamiltonianSampler, Plan
+from ppl.inference.hamiltonian_sampler import CHOOSY, HamiltonianSampler, Plan
 from ppl.inference.initial import Starts
 from ppl.inference.mcmc import STEPS, Run, groups_for, visit
 from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
-from ppl.inference.runner import Group, Track, Visited
+from ppl.inference.runner import Group, Track, Visited, is_compiled
+from ppl.inference.summed import Summed
 from ppl.inference.warmup import Adaptation
 from ppl.numerics.chain import STATS
+from ppl.semantics.choices import latent_infos
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
@@ -129,24 +132,40 @@ class Job(NamedTuple):
 
 def target_of(program: Program) -> Any:
     """The program's continuous choices as a vector; its finite choices, if any, are summed out."""
-    return Flat(program)
+    discrete = [i for i in latent_infos(program.staged).values() if not np.issubdtype(i.dtype, np.floating)]
+    return Summed(program) if discrete else Flat(program)
 
 
 def _job(method: NUTS, program: Program, key: PRNGKey, settings: Settings) -> Job:
     target = target_of(program)
     groups = groups_for(settings)
     starts = Starts(target, key, None if method.start is None else _given(target, method.start))
-    if settings.check_data:
-        _check(program, starts, key)
-    plan, lockstep = method.plan(target.dim, settings), len(groups[0].chains) > 1
+    plan = method.plan(target.dim, settings)
     reduce = None
     if settings.keep is not None:
 
         def reduce(positions: np.ndarray, first: tuple[int, int]) -> Finished:
             return finish(target, key, positions, first, settings.keep, _block(target.dim))
 
-    sampler = HamiltonianSampler(target, key, plan, starts, method.adaptation, lockstep, reduce)
+    side, enough = len(groups[0].chains), CHOOSY if method.start is None and method.adaptation is None else 1
+    sampler = HamiltonianSampler(target, key, plan, starts, method.adaptation, side, reduce, enough)
+    _prepare(sampler, starts, program, key, check=settings.check_data, finishing=settings.keep is None)
     return Job(method, program, key, settings, sampler, groups)
+
+
+def _prepare(
+    sampler: HamiltonianSampler, starts: Starts, program: Program, key: PRNGKey, *, check: bool, finishing: bool
+) -> None:
+    """Look at the data; in a new process compile meanwhile: XLA holds no lock."""
+    if is_compiled(sampler):
+        return _check(program, starts, key) if check else None
+    with ThreadPoolExecutor(1, thread_name_prefix="compile") as side:
+        compiled = side.submit(sampler.prime)
+        if check:
+            _check(program, starts, key)
+        if finishing:
+            finish(sampler.target, key, np.zeros((1, 1, sampler.dim)), (0, 0), None, _block(sampler.dim))
+        return compiled.result()
 
 
 def _given(target: Any, start: Any) -> np.ndarray:
@@ -169,15 +188,16 @@ def _block(dim: int) -> int:
 
 def _described(method: NUTS) -> str:
     settings = (method.target_acceptance, method.max_depth, method.metric, getattr(method, "length", None))
-    return repr((type(method).__name__, *settings))
+    given = [np.asarray(x).tolist() for x in jax.tree.leaves((method.start, method.adaptation))]
+    return repr((type(method).__name__, *settings, given))
 
 
-def _posterior(job: Job, visited: Visited) -> Posterior:
+def _posterior(job: Job, visited: Visited, first_draw: int = 0) -> Posterior:
     target, settings = job.sampler.target, job.settings
     finished = visited.kept["positions"]
     if settings.keep is None:
-        finished = finish(target, job.key, finished, (0, 0), None, _block(target.dim))
-    stats = _stats(visited.kept["stats"], job.method.max_depth)
+        finished = finish(target, job.key, finished, (0, first_draw), None, _block(target.dim))
+    stats = _stats(visited.kept["stats"], job.sampler.plan)
     posterior = Posterior(
         draws=finished.draws,
         masks=finished.masks,
@@ -188,15 +208,18 @@ def _posterior(job: Job, visited: Visited) -> Posterior:
         program=job.program,
         method=type(job.method).__name__,
         continuation=Continuation(job, visited.carries),
+        remarks=(target.note,) if target.note else (),
     )
     say(mcmc_notes(posterior), f"{posterior.method} on {job.program.name!r}")
     return posterior
 
 
-def _stats(columns: np.ndarray, max_depth: int) -> dict[str, np.ndarray]:
+def _stats(columns: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
     kinds = {"steps": np.int32, "tree_depth": np.int32, "diverging": bool}
     stats = {name: columns[..., i].astype(kinds.get(name, columns.dtype)) for i, name in enumerate(STATS)}
-    return stats | {"max_tree_depth_reached": stats["tree_depth"] >= max_depth}
+    if plan.length is not None:  # there are no trees
+        return {name: x for name, x in stats.items() if name != "tree_depth"}
+    return stats | {"max_tree_depth_reached": stats["tree_depth"] >= plan.depth}
 
 
 def _diagnostics(stats: dict[str, np.ndarray], visited: Visited) -> dict[str, float]:
@@ -223,6 +246,8 @@ class Continuation:
     def extend(self, draws: int) -> Posterior:
         """More draws of the same chains, as if the run had been longer from the start."""
         sampler = self.job.sampler
-        longer = dataclasses.replace(sampler, plan=sampler.plan._replace(draws=sampler.plan.draws + draws))
+        plan = sampler.plan
+        made = max(sampler.done(carry) - plan.warmup for carry in self.carries) // plan.thin
+        longer = dataclasses.replace(sampler, plan=plan._replace(draws=made + draws))
         job = self.job._replace(sampler=longer, settings=self.job.settings._replace(checkpoint=None))
-        return _posterior(job, visit(longer, job.what, [Track(carry) for carry in self.carries]))
+        return _posterior(job, visit(longer, job.what, [Track(carry) for carry in self.carries]), made)

@@ -27,7 +27,7 @@ def posterior_notes(posterior: Any, weights: np.ndarray | None, *, exact: bool) 
         weights: Its normalised weights; None for equal ones.
         exact: Whether the draws are all outcomes.
     """
-    notes, diagnostics = [], posterior.diagnostics
+    notes, diagnostics = [Note(remark) for remark in posterior.remarks], posterior.diagnostics
     if posterior.log_evidence is not None:
         notes.append(evidence_note(*(float(x) for x in posterior.log_evidence)))
     if weights is not None and not exact:

@@ -58,6 +58,7 @@ class Posterior:
         method: name of the method; `"Exact"` says that the draws are all outcomes, with exact weights.
         sites: what is known of the sites; taken from `program` where not given.
         continuation: what is needed to go on, of methods that can; not saved.
+        remarks: what the method has to say of how it worked, a sentence each.
     """
 
     draws: ByAddress
@@ -72,6 +73,7 @@ class Posterior:
     method: str = ""
     sites: Mapping[str, SiteInfo] | None = None
     continuation: Any = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sites is None:
@@ -251,6 +253,7 @@ class Posterior:
         leaves, structure, left_out = flatten_storable(self.values, "values")
         record = {
             "method": self.method,
+            "remarks": list(self.remarks),
             "evidence": None if self.log_evidence is None else [float(x) for x in self.log_evidence],
             "diagnostics": {name: float(x) for name, x in self.diagnostics.items()},
             "sites": [site_record(info) for info in (self.sites or {}).values()],
@@ -340,5 +343,6 @@ def load(path: str | os.PathLike[str]) -> Posterior:
         log_evidence=None if record["evidence"] is None else Evidence(*record["evidence"]),
         diagnostics=record["diagnostics"],
         method=record["method"],
+        remarks=tuple(record.get("remarks", ())),
         sites={info["address"]: site_of(info) for info in record["sites"]},
     )

@@ -142,7 +142,7 @@ def run(sampler: Sampler, groups: Sequence[Group], reporter: Reporter, save: Any
     workers = max(1, min(len(groups), _cores()))
     with ThreadPoolExecutor(workers, thread_name_prefix="chains") as pool, reporter:
         interrupted = False
-        if sampler.signature not in _COMPILED:  # one thread compiles before the others start
+        if not is_compiled(sampler):  # one thread compiles before the others start
             interrupted = _watch([pool.submit(_advance_once, sampler, groups[0], board, reporter)], board, save)
             _COMPILED.add(sampler.signature)
         if not interrupted:
@@ -155,6 +155,11 @@ def run(sampler: Sampler, groups: Sequence[Group], reporter: Reporter, save: Any
 
 _COMPILED: set[Any] = set()
 """Signatures of samplers that have been compiled in this process."""
+
+
+def is_compiled(sampler: Sampler) -> bool:
+    """Whether this process has compiled what the sampler runs."""
+    return sampler.signature in _COMPILED
 
 
 def _cores() -> int:
