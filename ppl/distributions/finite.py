@@ -48,6 +48,10 @@ def outcomes(measure: Any) -> Outcomes | None:
     if isinstance(measure, dist.Delta):
         log_density = jnp.broadcast_to(jnp.asarray(measure.log_density), measure.batch_shape)
         return Outcomes(jnp.asarray(measure.v)[None], log_density[None])
+    if isinstance(measure, dist.ExpandedDistribution):
+        return _expanded(outcomes(measure.base_dist), measure)
+    if isinstance(measure, dist.CategoricalProbs | dist.CategoricalLogits):
+        return _categories(measure)
     if not getattr(measure, "has_enumerate_support", False):
         return None
     try:
@@ -55,6 +59,28 @@ def outcomes(measure: Any) -> Outcomes | None:
     except (NotImplementedError, jax.errors.ConcretizationTypeError):
         return None
     return Outcomes(values, log_prob(measure, values))
+
+
+def _categories(measure: Any) -> Outcomes:
+    """Every category, whose log probabilities are read off without looking any up."""
+    rows = measure.logits
+    if isinstance(measure, dist.CategoricalLogits):
+        rows = rows - jax.scipy.special.logsumexp(rows, axis=-1, keepdims=True)
+    return Outcomes(measure.enumerate_support(expand=True), jnp.moveaxis(rows, -1, 0))
+
+
+def _expanded(found: Outcomes | None, measure: Any) -> Outcomes | None:
+    """The outcomes of a distribution with a smaller batch shape, spread over the larger one."""
+    if found is None:
+        return None
+    small, shape = found.log_probs.shape[1:], measure.batch_shape
+
+    def spread(leaf: Any) -> Any:
+        event = leaf.shape[1 + len(small) :]
+        wide = leaf.reshape(len(leaf), *(1,) * (len(shape) - len(small)), *small, *event)
+        return jnp.broadcast_to(wide, (len(leaf), *shape, *event))
+
+    return Outcomes(jax.tree.map(spread, found.values), spread(found.log_probs))
 
 
 def pick(outcome_list: Outcomes, index: Any) -> tuple[Any, Any]:

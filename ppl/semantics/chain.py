@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ppl.errors import NotFiniteError
 from ppl.semantics import jaxpr as jp
+from ppl.semantics.constants import is_known
 from ppl.semantics.liveness import scan_carry
 from ppl.semantics.named import EMPTY, Dims, Named, aligned, product, refuse_lanes, sum_out, union
 from ppl.semantics.protocol import Choices
@@ -36,6 +38,21 @@ def refuse_escape(outs: Sequence[Named], is_local: Callable[[int], bool], code: 
 def _full(piece: Named, dims: Dims, sizes: list[int]) -> Any:
     array = aligned(piece, dims)
     return jnp.broadcast_to(array, (*sizes, *array.shape[len(dims) :]))
+
+
+def _same(before: Named, after: Named) -> bool:
+    """Whether a carried value is known while tracing and is the same after a step."""
+    if not (is_known(before) and is_known(after)) or before.dims != after.dims:
+        return False
+    if not jnp.issubdtype(jnp.result_type(after.array), jnp.integer):
+        return False
+    return np.array_equal(np.asarray(before.array), np.asarray(after.array))
+
+
+def _filled(arrays: Sequence[Any], state: list[Named], fixed: list[bool]) -> list[Named]:
+    """The carried values, those that do not change from the state."""
+    rest = iter(arrays)
+    return [value if use else value._replace(array=next(rest)) for value, use in zip(state, fixed, strict=True)]
 
 
 class Chain:
@@ -82,7 +99,9 @@ class Chain:
         """The final carries and the factor that is left."""
         state, alpha, peeled, form = [*self.init], self.alpha, 0, None
         collected: list[list[Named]] = []
+        before: list[Named] = []
         while peeled < self.loop.length and peeled < _MOST_PEELED:
+            before = state
             key = None if self.keys is None else self.keys[peeled]
             with self.elimination.variables.keyed(key):
                 state, alpha, ys = self.step(state, alpha, self.inputs(peeled), self.reads(peeled))
@@ -96,7 +115,7 @@ class Chain:
             if peeled < self.loop.length:
                 raise self._growing()
         if peeled < self.loop.length:
-            state, alpha, rest = self.remaining(state, alpha, peeled)
+            state, alpha, rest = self.remaining(state, alpha, peeled, [*map(_same, before, state)])
         else:
             rest = []
         return [*state, *self.outputs(collected, rest)], [alpha]
@@ -142,30 +161,36 @@ class Chain:
         """What must be equal from step to step."""
         return tuple((value.dims, jnp.shape(value.array)) for value in (*state, alpha))
 
-    def remaining(self, state: list[Named], alpha: Named, peeled: int) -> tuple[list[Named], Named, list[Named]]:
-        """All further steps as one loop."""
-        dims = [value.dims for value in state]
+    def remaining(
+        self, state: list[Named], alpha: Named, peeled: int, fixed: list[bool]
+    ) -> tuple[list[Named], Named, list[Named]]:
+        """All further steps as one loop; carried values that are known and do not change stay outside it."""
         y_dims: list[Dims] = []
+        changed: list[bool] = []
 
         def body(carry: Any, step: Any) -> Any:
             arrays, log_weights = carry
             xs = [Named(array, x.dims) for array, x in zip(step[0], self.xs, strict=True)]
-            before = [Named(array, d) for array, d in zip(arrays, dims, strict=True)]
+            before = _filled(arrays, state, fixed)
             with self.elimination.variables.keyed(step[2]):
                 after, new, ys = self.step(before, Named(log_weights, alpha.dims), xs, step[1])
             after, new = self.canonical(after, new)
             if self.form(after, new) != self.form(before, Named(log_weights, alpha.dims)):
                 raise self._growing()
             y_dims[:] = [y.dims for y in ys]
-            return ([value.array for value in after], new.array), [y.array for y in ys]
+            changed[:] = [use and not _same(old, now) for use, old, now in zip(fixed, before, after, strict=True)]
+            moving = [value.array for value, use in zip(after, fixed, strict=True) if not use]
+            return (moving, new.array), [y.array for y in ys]
 
         order = slice(peeled, None)
         xs = [jnp.moveaxis(self.in_time(x), len(x.dims), 0)[order] for x in self.xs]
         reads = jax.tree.map(lambda v: self.forward(v)[order], self.given)
-        arrays = [jnp.asarray(value.array) for value in state]
+        arrays = [jnp.asarray(value.array) for value, use in zip(state, fixed, strict=True) if not use]
         keys = None if self.keys is None else self.keys[order]
         carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads, keys), length=self.loop.length - peeled)
-        ended = [Named(array, d) for array, d in zip(carry[0], dims, strict=True)]
+        if any(changed):
+            return self.remaining(state, alpha, peeled, [use and not c for use, c in zip(fixed, changed, strict=True)])
+        ended = _filled(carry[0], state, fixed)
         return (
             ended,
             Named(carry[1], alpha.dims),

@@ -23,6 +23,7 @@ from ppl.distributions.density import log_prob
 from ppl.errors import EnumerationSizeError, MeasureError, UnboundedError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.chain import Chain, refuse_escape
+from ppl.semantics.constants import evaluated
 from ppl.semantics.elementwise import output_lanes
 from ppl.semantics.enumeration import finite_outcomes
 from ppl.semantics.interpreter import sample_site
@@ -107,7 +108,7 @@ class Elimination:
         if equation.primitive.name in ("jit", "pjit"):
             return _inlined(self, equation, operands, given, wanted)
         self.refuse_large(union(operands))
-        results = lift(lambda *arrays: jp.evaluate(equation, arrays), operands)
+        results = evaluated(equation, operands)
         if any(operand.lanes for operand in operands):
             found = self._lanes_after(equation, operands)
             results = [r._replace(lanes=tuple(sorted(o.items()))) for r, o in zip(results, found, strict=True)]
