@@ -7,10 +7,12 @@ device, side by side, elsewhere.
 """
 
 import os
+import queue
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -146,7 +148,8 @@ def run(sampler: Sampler, groups: Sequence[Group], reporter: Reporter, save: Any
             interrupted = _watch([pool.submit(_advance_once, sampler, groups[0], board, reporter)], board, save)
             _COMPILED.add(sampler.signature)
         if not interrupted:
-            rest = [pool.submit(_run_group, sampler, g, i, board, reporter) for i, g in enumerate(groups)]
+            waiting = _waiting(sampler, board)
+            rest = [pool.submit(_work, sampler, groups, waiting, board, reporter) for _ in range(workers)]
             interrupted = _watch(rest, board, save)
     if save is not None:
         save(board.tracks)
@@ -167,21 +170,46 @@ def _cores() -> int:
 
 
 def _advance_once(sampler: Sampler, group: Group, board: Board, reporter: Reporter) -> None:
-    track = board.tracks[0] or Track(sampler.start(group.chains, group.device))
-    board.tracks[0] = track
-    if sampler.done(track.carry) < sampler.total:
-        board.tracks[0] = _advanced(sampler, track, 1, reporter)
+    with _on(group.device):
+        track = _started(sampler, group, 0, board)
+        if sampler.done(track.carry) < sampler.total:
+            board.tracks[0] = _advanced(sampler, track, 1, reporter)
 
 
-def _run_group(sampler: Sampler, group: Group, index: int, board: Board, reporter: Reporter) -> None:
+def _on(device: Any) -> AbstractContextManager[Any]:
+    """Where this thread computes."""
+    return nullcontext() if device is None else jax.default_device(device)
+
+
+def _started(sampler: Sampler, group: Group, index: int, board: Board) -> Track:
     track = board.tracks[index] or Track(sampler.start(group.chains, group.device))
     board.tracks[index] = track
-    budget = FIRST
-    while sampler.done(track.carry) < sampler.total and not board.stop.is_set():
-        begin, before = time.perf_counter(), sampler.done(track.carry)
-        track = board.tracks[index] = _advanced(sampler, track, budget, reporter)
-        seconds = max(time.perf_counter() - begin, 1e-6)
-        budget = max(1, int((sampler.done(track.carry) - before) * SLICE / seconds))
+    return track
+
+
+def _waiting(sampler: Sampler, board: Board) -> "queue.PriorityQueue[tuple[int, int, int]]":
+    """The groups by what they have done, their number, and the transitions of their next advance."""
+    waiting: queue.PriorityQueue[tuple[int, int, int]] = queue.PriorityQueue()
+    for index, track in enumerate(board.tracks):
+        waiting.put((0 if track is None else sampler.done(track.carry), index, FIRST))
+    return waiting
+
+
+def _work(sampler: Sampler, groups: Sequence[Group], waiting: Any, board: Board, reporter: Reporter) -> None:
+    """Advance the group that is furthest behind, so that an interruption leaves all with about as many draws."""
+    while not board.stop.is_set():
+        try:
+            _, index, budget = waiting.get_nowait()
+        except queue.Empty:
+            return
+        with _on(groups[index].device):
+            track = _started(sampler, groups[index], index, board)
+            begin, before = time.perf_counter(), sampler.done(track.carry)
+            if before >= sampler.total:
+                continue
+            track = board.tracks[index] = _advanced(sampler, track, budget, reporter)
+        seconds, done = max(time.perf_counter() - begin, 1e-6), sampler.done(track.carry)
+        waiting.put((done, index, max(1, int((done - before) * SLICE / seconds))))
 
 
 def _advanced(sampler: Sampler, track: Track, budget: int, reporter: Reporter) -> Track:
