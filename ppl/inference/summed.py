@@ -20,6 +20,7 @@ from ppl.distributions.finite import pick
 from ppl.errors import MeasureError
 from ppl.inference.flat import Slot
 from ppl.semantics import choices as ch
+from ppl.semantics import jaxpr as jp
 from ppl.semantics.elimination import summed
 from ppl.semantics.enumeration import finite_outcomes
 from ppl.semantics.posterior_sampling import draw_finite, is_finite, shaped
@@ -72,8 +73,9 @@ class Summed:
 
     @property
     def note(self) -> str:
-        """What was summed out, in one sentence."""
-        return "Summed out: " + "; ".join(_told(self.program, a, s) for a, s in self.finite.items()) + "."
+        """What was summed out, in one sentence: "Summed out: z (1,000 lanes of 3 outcomes)."."""
+        around = _loops_around(self.program.jaxpr, ())
+        return "Summed out: " + ", ".join(_told(a, around[a], shape) for a, shape in self.finite.items()) + "."
 
     def log_density(self, vector: Float[Array, "dim"]) -> Float[Array, ""]:
         """Log density (nats) of the unconstrained choices; differentiable, to be called inside `jit`."""
@@ -113,11 +115,30 @@ def _push(node: SampleSite, read: Any) -> tuple[Any, Any]:
     return value, jnp.sum(pullback.transform.log_abs_det_jacobian(read, value)).astype(jnp.result_type(float))
 
 
-def _told(program: Program, address: str, shape: tuple[int, ...]) -> str:
-    """One site's part of the note: how many elements, of how many outcomes."""
-    whole = program.sites[address].shape if address in program.sites else ()
-    count = math.prod(whole)
-    return f"{address} ({count:,} x {shape[-1]} outcomes)" if count != 1 else f"{address} ({shape[-1]} outcomes)"
+def _loops_around(jaxpr: Any, outer: tuple[tuple[str, int], ...]) -> dict[str, tuple[tuple[str, int], ...]]:
+    """For each site the scans and lanes around it with their lengths."""
+    found: dict[str, tuple[tuple[str, int], ...]] = {}
+    for equation in jaxpr.eqns:
+        if equation.primitive in jp.SITES:
+            found[equation.params["site"].address] = outer
+        elif jp.has_sites(equation):
+            name = equation.primitive.name
+            length = equation.params.get("size" if name == "lanes" else "length")
+            inner = (*outer, (name, length)) if name in ("lanes", "scan") else outer
+            for code in jp.inner_codes(equation):
+                found |= _loops_around(code.jaxpr, inner)
+    return found
+
+
+def _told(address: str, around: tuple[tuple[str, int], ...], shape: tuple[int, ...]) -> str:
+    """One site's part of the note."""
+    lanes = math.prod(n for kind, n in around if kind == "lanes") * math.prod(shape[:-1])
+    steps = math.prod(n for kind, n in around if kind == "scan")
+    outcomes = f"{shape[-1]} outcomes"
+    if any(kind == "scan" for kind, _ in around):
+        chain = f"chain of {steps:,} steps, {outcomes}"
+        return f"{address} ({chain})" if lanes == 1 else f"{address} ({lanes:,} lanes, each a {chain})"
+    return f"{address} ({outcomes})" if lanes == 1 else f"{address} ({lanes:,} lanes of {outcomes})"
 
 
 class _Key:

@@ -124,8 +124,15 @@ class Chain:
         self, state: list[Named], alpha: Named, xs: list[Named], reads: Choices
     ) -> tuple[list[Named], Named, list[Named]]:
         """One step of the loop, with every choice summed that the carried values do not depend on."""
-        elimination, carry = self.elimination, self.loop.num_carry
-        outs, factors = elimination.run(
+        after, factors, ys = self.terms(state, xs, reads)
+        return after, self.reduced(after, [*factors, alpha]), ys
+
+    def terms(
+        self, state: list[Named], xs: list[Named], reads: Choices
+    ) -> tuple[list[Named], list[Named], list[Named]]:
+        """The carried values after a step, the step's factors, and its outputs."""
+        carry = self.loop.num_carry
+        outs, factors = self.elimination.run(
             self.loop.body, [*self.consts, *state, *xs], reads, [*self.live, *self.wanted[carry:]]
         )
         after = [out if live else old for out, old, live in zip(outs[:carry], state, self.live, strict=True)]
@@ -133,12 +140,15 @@ class Chain:
         refuse_escape(ys, self.is_local, self.loop.body, "scan")
         refuse_lanes([a for a, live in zip(after, self.live, strict=True) if live])
         refuse_lanes(ys)
-        factors = [*factors, alpha]
+        return after, factors, ys
+
+    def reduced(self, after: list[Named], factors: list[Named]) -> Named:
+        """The product of factors with every choice summed that the carried values do not depend on."""
         kept = {
             dim for dim in union([a for a, live in zip(after, self.live, strict=True) if live]) if self.is_local(dim)
         }
         gone = {dim for dim in union(factors) if self.is_local(dim)} - kept
-        return after, product(sum_out(factors, sorted(gone), elimination.variables)), ys
+        return product(sum_out(factors, sorted(gone), self.elimination.variables))
 
     def canonical(self, state: list[Named], alpha: Named) -> tuple[list[Named], Named]:
         """Rename the variables that are left to the chain's slots, in order."""
@@ -182,11 +192,12 @@ class Chain:
             moving = [value.array for value, use in zip(after, fixed, strict=True) if not use]
             return (moving, new.array), [y.array for y in ys]
 
-        order = slice(peeled, None)
-        xs = [jnp.moveaxis(self.in_time(x), len(x.dims), 0)[order] for x in self.xs]
-        reads = jax.tree.map(lambda v: self.forward(v)[order], self.given)
+        xs, reads, keys = self.later(peeled)
+        if all(fixed) and not any(self.wanted[self.loop.num_carry :]):
+            ended = self.side_by_side(state, alpha, (xs, reads, keys), self.loop.length - peeled)
+            if ended is not None:
+                return [*state], ended, []
         arrays = [jnp.asarray(value.array) for value, use in zip(state, fixed, strict=True) if not use]
-        keys = None if self.keys is None else self.keys[order]
         carry, ys = lax.scan(body, (arrays, alpha.array), (xs, reads, keys), length=self.loop.length - peeled)
         if any(changed):
             return self.remaining(state, alpha, peeled, [use and not c for use, c in zip(fixed, changed, strict=True)])
@@ -196,6 +207,53 @@ class Chain:
             Named(carry[1], alpha.dims),
             [Named(jnp.moveaxis(y, 0, len(d)), d) for y, d in zip(ys, y_dims, strict=True)],
         )
+
+    def later(self, peeled: int) -> tuple[list[Any], Choices, Any]:
+        """The inputs, given choices and keys of the steps that are left, by time."""
+        order = slice(peeled, None)
+        xs = [jnp.moveaxis(self.in_time(x), len(x.dims), 0)[order] for x in self.xs]
+        reads = jax.tree.map(lambda v: self.forward(v)[order], self.given)
+        return xs, reads, None if self.keys is None else self.keys[order]
+
+    def side_by_side(self, state: list[Named], alpha: Named, inputs: Any, length: int) -> Named | None:
+        """All further steps where the carried values are known: factors at once, then a loop over the tables alone.
+
+        Factors that do not depend on the time (a transition matrix) are worked out once. None where a step changes
+        what is carried.
+        """
+        if not jax.tree.leaves(inputs):
+            return None
+        found: list[Any] = []
+        keyed = self.elimination.variables.keyed
+
+        def factors_at(arrays: Any, reads: Choices, key: Any) -> list[Any]:
+            xs = [Named(array, x.dims) for array, x in zip(arrays, self.xs, strict=True)]
+            with keyed(key):
+                after, factors, _ = self.terms(state, xs, reads)
+            found[:] = [after, factors]
+            return [factor.array for factor in factors]
+
+        staged = jp.stage(factors_at, *jp.abstract(jax.tree.map(lambda x: x[0], inputs)))
+        after, factors = found
+        function, moving = jp.as_function(staged.code), jp.outputs_that_move(staged.code)
+        once = function(*jax.tree.leaves(jax.tree.map(lambda x: x[0], inputs)))
+        timed = jax.vmap(function)(*jax.tree.leaves(inputs))
+        renamed, _ = self.canonical(after, alpha._replace(dims=union(after), array=None))
+        if not all(_same(old, new) for old, new in zip(state, renamed, strict=True)):
+            return None
+        form = [(factor.dims, factor.lanes) for factor in factors]
+
+        def body(log_weights: Any, step: Any) -> Any:
+            arrays, key = step
+            parts = [a if m else b for a, b, m in zip(arrays, once, moving, strict=True)]
+            named = [Named(array, *f) for array, f in zip(parts, form, strict=True)]
+            with keyed(key):
+                total = self.reduced(after, [*named, Named(log_weights, alpha.dims)])
+            return self.canonical(after, total)[1].array, None
+
+        rows = [array if m else None for array, m in zip(timed, moving, strict=True)]
+        last, _ = lax.scan(body, alpha.array, (rows, inputs[2]), length=length)
+        return alpha._replace(array=last)
 
     def inputs(self, index: int) -> list[Named]:
         """The scanned operands at one step."""

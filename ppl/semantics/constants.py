@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.named import Named, lift, union
@@ -20,7 +21,7 @@ LARGEST = 2**22
 
 def is_known(operand: Named) -> bool:
     """Whether the numbers are known while tracing."""
-    return not isinstance(operand.array, jax.core.Tracer)
+    return not isinstance(operand.array, Tracer)
 
 
 def evaluated(equation: Any, operands: list[Named]) -> list[Named]:
@@ -42,7 +43,7 @@ def _function(equation: Any) -> Any:
 def _is_small_and_integer(equation: Any, operands: list[Named]) -> bool:
     rows = math.prod({d: jnp.shape(o.array)[i] for o in operands for i, d in enumerate(o.dims)}.values())
     avals = [var.aval for var in equation.outvars]
-    plain = all(not jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended) for a in avals)
+    plain = all(not jnp.issubdtype(a.dtype, jax.dtypes.extended) for a in avals)
     return (
         plain
         and all(jnp.issubdtype(a.dtype, jnp.integer) or a.dtype == bool for a in avals)

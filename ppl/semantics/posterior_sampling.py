@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from ppl.distributions.finite import outcomes, pick
 from ppl.semantics import choices as ch
-from ppl.semantics.elimination import Tap, summed
+from ppl.semantics.elimination import summed
 from ppl.semantics.enumeration import finite_outcomes
 from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
+from ppl.semantics.summed_sites import Tap
 
 
 class Chosen(Handler):

@@ -11,7 +11,8 @@ import ppl.distributions as dist
 from ppl.errors import EnumerationSizeError, MeasureError
 from ppl.inference.flat import Flat
 from ppl.inference.summed import Summed
-from ppl.semantics import elementwise, elimination
+from ppl.semantics import elementwise, summed_sites
+from ppl.semantics.named import Mixed
 
 YS = [0.3, -1.2, 2.0, 0.7]
 
@@ -168,6 +169,7 @@ def test_a_plate_costs_its_outcomes_an_element():
     program = ppl.model(lambda: _long_plate())()
     summed = Summed(program)
     assert summed.dim == 3
+    assert summed.note == "Summed out: z (5,000 lanes of 3 outcomes)."
     closed = jax.make_jaxpr(summed.log_density)(jnp.zeros(3))
     assert max(v.aval.size for e in closed.jaxpr.eqns for v in e.outvars) <= 3 * 5000
 
@@ -177,6 +179,10 @@ def _long_plate():
     with ppl.plate("n", 5000):
         z = ppl.sample("z", dist.Categorical(jnp.asarray([0.2, 0.3, 0.5])))
         observe("y", mu[z], jnp.linspace(-1.0, 1.0, 5000))
+
+
+def test_the_note_tells_of_chains():
+    assert Summed(program_of(chain)).note == "Summed out: start (3 outcomes), z (chain of 4 steps, 3 outcomes)."
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -225,17 +231,15 @@ def sums_are_elementwise(monkeypatch):
 
 
 def jacobian_dropped(monkeypatch):
-    pushed = elimination._pushed
+    pushed = summed_sites._pushed
     monkeypatch.setattr(
-        elimination,
+        summed_sites,
         "_pushed",
         lambda *args: [r if i < 1 else r._replace(array=0 * r.array) for i, r in enumerate(pushed(*args))],
     )
 
 
-@pytest.mark.parametrize(
-    ("mutate", "function"), [(sums_are_elementwise, sum_of_elements), (jacobian_dropped, plate)]
-)
+@pytest.mark.parametrize(("mutate", "function"), [(sums_are_elementwise, sum_of_elements), (jacobian_dropped, plate)])
 def test_mutants_die(mutate, function, monkeypatch):
     summed = Summed(program_of(function))
     vector = jnp.asarray([0.4, -1.1, 0.9, 0.35])
@@ -243,6 +247,6 @@ def test_mutants_die(mutate, function, monkeypatch):
     mutate(monkeypatch)
     try:
         found = summed.log_density(vector)
-    except elimination.Mixed:
+    except Mixed:
         return
     assert abs(found - expected) > 1e-3
