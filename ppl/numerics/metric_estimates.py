@@ -5,7 +5,8 @@ mean of the covariance of the draws and the inverse covariance of the gradients:
 
     diagonal:  M_ii = sqrt(var(x_i) / var(g_i)),          dense:  M = C_x # C_g^{-1}, the solution of M C_g M = C_x.
 
-For a normal target both are exact whatever the number of draws (above the dimension), since its gradient is linear.
+For a normal target both are exact whatever the number of draws (above the dimension), since its gradient is linear;
+dense ones are then shrunk towards the diagonal by `PSEUDO_DRAWS`.
 The low-rank estimate keeps the eigenvectors of M, after diagonal scaling, whose eigenvalues are far from one.
 
 Reference: Seyboldt, Carlson, Carpenter (2026), *Preconditioning Hamiltonian Monte Carlo by minimizing Fisher
@@ -77,7 +78,7 @@ def _diagonal_scale(window: Window) -> Float[np.ndarray, "dim"]:
     spread, steepness = window.draws.var(0), window.gradients.var(0)
     known = (spread > TINY) & (steepness > TINY) & np.isfinite(spread) & np.isfinite(steepness)
     ratio = np.where(known, spread, 1.0) / np.where(known, steepness, 1.0)
-    return np.clip(ratio, TINY, 1 / TINY) ** 0.25
+    return np.clip(ratio, TINY**2, TINY**-2) ** 0.25
 
 
 def _eigen(draws: np.ndarray, gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
