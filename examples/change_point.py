@@ -20,7 +20,8 @@ import ppl
 import ppl.distributions as dist
 from ppl.inference import check_involution, cycle, involutive
 
-FLOW = np.asarray(nile_data.load_pandas().data["volume"], np.float32) / 10.0
+DATA: Any = nile_data.load_pandas().data
+FLOW = np.asarray(DATA["volume"], np.float32) / 10.0
 YEARS, MOST = len(FLOW), 3
 
 
@@ -84,7 +85,7 @@ def steps(now: Any) -> None:
     ppl.sample("base", dist.Normal(0.0, 1.5))
     ppl.sample("noise", dist.Normal(0.0, 0.07))
     ppl.sample("jump", dist.Normal(jnp.zeros(MOST), 2.0).to_event(1))
-    ppl.sample("year", dist.Categorical(jnp.full((MOST, 9), 0.05).at[:, 4].set(0.6)).to_event(1))
+    ppl.sample("year", dist.CategoricalProbs(jnp.full((MOST, 9), 0.05).at[:, 4].set(0.6)).to_event(1))
 
 
 def walk(now: Any, aux: Any) -> Any:

@@ -20,7 +20,7 @@ import ppl
 import ppl.distributions as dist
 from ppl.inference import check_involution, cycle, involutive
 
-LENGTHS = np.asarray(load_iris()["data"], np.float32)[:, 2]
+LENGTHS = np.asarray(load_iris(return_X_y=True)[0], np.float32)[:, 2]
 MOST = 5
 
 
@@ -96,7 +96,7 @@ def split_merge(now: Any, aux: Any) -> Any:
 def steps(now: Any) -> None:
     """Steps for all parts, and two parts to change places."""
     here = jnp.where(jnp.arange(MOST) <= now["extra"], 1.0 / (now["extra"] + 1), 0.0)
-    ppl.sample("pair", dist.Categorical(jnp.stack([here, here])).to_event(1))
+    ppl.sample("pair", dist.CategoricalProbs(jnp.stack([here, here])).to_event(1))
     ppl.sample("step", dist.Normal(jnp.zeros((3, MOST)), jnp.array([[0.2], [0.07], [0.2]])).to_event(2))
 
 
