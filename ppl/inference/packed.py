@@ -16,6 +16,7 @@ from ppl.numerics.chain import ChainState, Recorded, Sizes, Stretch, stretch
 from ppl.numerics.metric import Metric
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
+from ppl.semantics.small_dots import with_small_dots_as_sums
 from ppl.typing import PRNGKey
 
 COMPILER = {"cpu": {"xla_backend_optimization_level": 2}}
@@ -90,6 +91,8 @@ def _one(target: Any, key: PRNGKey, packed: Packed, sizes: Sizes) -> tuple[Any, 
     state = ChainState(point, DualAveraging(*step), transition)
     what = Stretch(transitions, thin, aim, adapt != 0, depth, scale, length)
     density = jax.value_and_grad(target.log_density)
+    if jax.default_backend() == "cpu" and not sizes.lockstep:
+        density = with_small_dots_as_sums(density)
     state, record = stretch(density, metric, state, jax.random.fold_in(key, chain), what, sizes)
     vectors = jnp.stack([state.point.position, state.point.gradient])
     return vectors, jnp.stack([state.point.log_density, *state.step]), *record
