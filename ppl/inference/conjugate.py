@@ -24,11 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from ppl.errors import MeasureError
+from ppl.errors import BranchError, MeasureError
+from ppl.inference.entries import NotSeparable, Parts
 from ppl.inference.gibbs_blocks import chosen_addresses, refuse_branches, whole
 from ppl.inference.kernels import Kernel, State
 from ppl.inference.natural import LOG, LOG1M, ONE, X2, Forms, Natural, X
-from ppl.inference.separable import NotSeparable, Parts, separate
+from ppl.inference.separable import separate
 from ppl.semantics import choices as ch
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.measures import join
@@ -164,7 +165,7 @@ def why_not(program: Program, address: str) -> str | None:
         return "it lies inside a branch or an unbounded loop"
     try:
         _abstract(program, address)
-    except MeasureError as error:
+    except (BranchError, MeasureError) as error:
         return str(error)
     return None
 

@@ -22,9 +22,10 @@ from jax import lax
 
 from ppl.distributions.finite import Outcomes, outcomes
 from ppl.errors import NotFiniteError
+from ppl.inference.entries import NotSeparable
 from ppl.inference.gibbs_blocks import chosen_addresses, whole
 from ppl.inference.kernels import Kernel, State
-from ppl.inference.separable import NotSeparable, Values, separate
+from ppl.inference.separable import Values, separate
 from ppl.semantics import choices as ch
 from ppl.semantics.handlers import Density
 from ppl.semantics.language import deterministic, sample

@@ -18,7 +18,7 @@ from numpyro.distributions.distribution import ExpandedDistribution, Independent
 
 from ppl.distributions.density import log_prob
 from ppl.distributions.scaled import Scaled
-from ppl.inference.separable import NotSeparable, Parts, Term
+from ppl.inference.entries import NotSeparable, Parts, Term
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.handlers import Density
 from ppl.semantics.protocol import Outcome, Position, SampleSite
@@ -51,7 +51,8 @@ def natural_log_prob(measure: Any, value: Any) -> Any:
         return natural_log_prob(measure.base_dist, value) * measure.scale
     if isinstance(measure, MaskedDistribution) and not isinstance(measure._mask, bool):
         present = jnp.reshape(measure._mask, (*jnp.shape(measure._mask), *(1,) * measure.event_dim))
-        safe = jnp.where(present, value, measure.base_dist.support.feasible_like(value))
+        support: Any = measure.base_dist.support
+        safe = jnp.where(present, value, support.feasible_like(value))
         return jnp.where(measure._mask, natural_log_prob(measure.base_dist, safe), 0.0)
     return log_prob(measure, value)
 
@@ -221,12 +222,14 @@ def _select(equation: Any, operands: Sequence[Any]) -> Term:
     which, *cases = operands
     if isinstance(which, Term):
         raise NotSeparable("a case is chosen by the choice's value")
-    names = {name: None for case in cases for name in _parts(case)}
-    shape = equation.outvars[0].aval
-    filled = [
-        {n: jnp.broadcast_to(jnp.asarray(_parts(c).get(n, 0), shape.dtype), shape.shape) for n in names} for c in cases
-    ]
-    return Term({n: jp.evaluate(equation, [which, *(case[n] for case in filled)])[0] for n in names}, None)
+    aval = equation.outvars[0].aval
+
+    def coefficient(name: str) -> Any:
+        filled = [jnp.broadcast_to(jnp.asarray(_parts(c).get(name, 0), aval.dtype), aval.shape) for c in cases]
+        return jp.evaluate(equation, [which, *filled])[0]
+
+    names = dict.fromkeys(name for case in cases for name in _parts(case))
+    return Term({name: coefficient(name) for name in names}, None)
 
 
 _RULES: dict[str, Callable[..., Term]] = {

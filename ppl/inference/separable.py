@@ -10,59 +10,33 @@ coefficients of functions such as x, x^2, log x.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ppl.inference.entries import (
+    DATA,
+    ELEMENTWISE,
+    INLINED,
+    LINEAR,
+    MOVING,
+    NOTHING,
+    REDUCING,
+    Algebra,
+    NotSeparable,
+    Parts,
+    Sum,
+    Term,
+    behind,
+    constant_along,
+    merged,
+    not_separable,
+    widened,
+)
 from ppl.semantics import jaxpr as jp
-
-Parts = dict[str, Any]
-NOTHING = -1
-"""The index of an entry that depends on no element."""
-
-
-class NotSeparable(Exception):
-    """An operation that joins elements of the choice, or that the algebra does not know."""
-
-
-class Term(NamedTuple):
-    """An array that depends on the choice: `parts` and `index` have its shape, and behind it axes yet to be summed.
-
-    Attributes:
-        parts: What is followed, by name.
-        index: For each entry, the one flat element of the choice on which it depends.
-        sign: 1 or -1 where the array is known to hold copies of the choice's elements, or their negatives; else 0.
-    """
-
-    parts: Parts
-    index: Any
-    sign: int = 0
-
-
-class Sum(NamedTuple):
-    """A sum of terms, each with the array's axes first. A single term without further axes is the plain case."""
-
-    terms: tuple[Term, ...]
-
-
-@runtime_checkable
-class Algebra(Protocol):
-    """What is followed through elementwise operations."""
-
-    def start(self, value: Any) -> Parts:
-        """The parts of the choice itself."""
-        ...
-
-    def elementwise(self, equation: Any, operands: Sequence[Any]) -> Term:
-        """An elementwise operation on constants and `Term`s of one index."""
-        ...
-
-    def constant(self, value: Any) -> Parts:
-        """The parts of a constant."""
-        ...
 
 
 def separate(
@@ -108,7 +82,7 @@ def _by_element(array: Any, index: Any, shape: tuple[int, ...]) -> Any:
     array = jnp.broadcast_to(array, np.shape(index))
     if isinstance(index, np.ndarray):
         index = np.maximum(index, 0)
-        same = tuple(a for a in range(index.ndim) if _constant_along(index, (a,)))
+        same = tuple(a for a in range(index.ndim) if constant_along(index, (a,)))
         array, index = jnp.sum(array, axis=same), index.max(axis=same)
         if index.size == np.prod(shape, dtype=int) and np.array_equal(index.reshape(-1), np.arange(index.size)):
             return array.reshape(shape)
@@ -132,7 +106,7 @@ def _equation(equation: Any, operands: list[Any], algebra: Algebra) -> list[Any]
     name = equation.primitive.name
     if not any(isinstance(operand, Sum) for operand in operands):
         return _constant(equation, operands)
-    if name in _INLINED:
+    if name in INLINED:
         return _run(jp.inner_codes(equation)[0], operands, algebra)
     if name in ("add", "sub", "add_any"):
         return [_add(equation, operands, algebra)]
@@ -157,12 +131,15 @@ def _plain(operand: Any, equation: Any) -> Any:
     if not isinstance(operand, Sum):
         return operand
     if len(operand.terms) != 1:
-        raise _not_separable(equation, "acts on a sum of several terms")
+        raise not_separable(equation, "acts on a sum of several terms")
     return operand.terms[0]
 
 
-def _not_separable(equation: Any, why: str) -> NotSeparable:
-    return NotSeparable(f"the operation {equation.primitive.name!r} {why}")
+def _refuse_sums(plain: list[Any], equation: Any) -> None:
+    """Raise where an operand is a sum that is yet to be made."""
+    for operand, atom in zip(plain, equation.invars, strict=True):
+        if isinstance(operand, Term) and np.ndim(operand.index) > len(atom.aval.shape):
+            raise not_separable(equation, "acts on a sum over several elements")
 
 
 def _joined(equation: Any, operands: list[Any]) -> list[Any]:
@@ -173,28 +150,18 @@ def _joined(equation: Any, operands: list[Any]) -> list[Any]:
         isinstance(t, Term) and np.ndim(t.index) > len(a.aval.shape)
         for t, a in zip(plain, equation.invars, strict=True)
     ):
-        raise _not_separable(equation, "acts on a sum over several elements")
-    wide = [_widened(t, np.ndim(t.index), shape) if isinstance(t, Term) else t for t in plain]
+        raise not_separable(equation, "acts on a sum over several elements")
+    wide = [widened(t, np.ndim(t.index), shape) if isinstance(t, Term) else t for t in plain]
     terms = [term for term in wide if isinstance(term, Term)]
     index = terms[0].index
     for term in terms[1:]:
-        index = _merged(index, term.index, equation)
+        index = merged(index, term.index, equation)
     return [term._replace(index=index) if isinstance(term, Term) else term for term in wide]
-
-
-def _merged(one: Any, other: Any, equation: Any) -> Any:
-    """The common index of two terms."""
-    if one is other:
-        return one
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.ndim == other.ndim:
-        if np.all((one == other) | (one == NOTHING) | (other == NOTHING)):
-            return np.asarray(np.maximum(one, other))
-    raise _not_separable(equation, "joins different elements")
 
 
 def _elementwise(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
     if equation.primitive.name not in ELEMENTWISE:
-        raise _not_separable(equation, "is not known to keep elements apart")
+        raise not_separable(equation, "is not known to keep elements apart")
     return Sum((algebra.elementwise(equation, _joined(equation, operands)),))
 
 
@@ -208,32 +175,11 @@ def _scaled(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
     rank = len(equation.invars[which].aval.shape)
 
     def scaled(term: Term) -> Term:
-        wide = _widened(term, rank, shape)
-        around = [wide if flag else _behind(o, shape, wide) for o, flag in zip(operands, tainted, strict=True)]
+        wide = widened(term, rank, shape)
+        around = [wide if flag else behind(o, shape, wide) for o, flag in zip(operands, tainted, strict=True)]
         return algebra.elementwise(equation, around)
 
     return Sum(tuple(scaled(term) for term in operands[which].terms))
-
-
-def _widened(term: Term, rank: int, shape: tuple[int, ...]) -> Term:
-    """A term over the shape of an operation's result, with its axes yet to be summed behind."""
-    lead, behind = np.shape(term.index)[:rank], np.shape(term.index)[rank:]
-    if lead == shape:
-        return term
-    before = (*(1,) * (len(shape) - rank), *lead, *behind)
-
-    def wide(x: Any, xnp: Any) -> Any:
-        return xnp.broadcast_to(xnp.broadcast_to(x, (*lead, *behind)).reshape(before), (*shape, *behind))
-
-    index = wide(term.index, np if isinstance(term.index, np.ndarray) else jnp)
-    return Term({name: wide(x, jnp) for name, x in term.parts.items()}, index, term.sign)
-
-
-def _behind(constant: Any, shape: tuple[int, ...], term: Term) -> Any:
-    """A constant over a term's axes, those yet to be summed included."""
-    full = np.shape(term.index)
-    lead = jnp.broadcast_to(constant, shape).reshape((*shape, *(1,) * (len(full) - len(shape))))
-    return jnp.broadcast_to(lead, full)
 
 
 def _add(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
@@ -243,7 +189,7 @@ def _add(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
     except NotSeparable:
         shape = equation.outvars[0].aval.shape
         left, right = (
-            tuple(_widened(t, len(a.aval.shape), shape) for t in o.terms) if isinstance(o, Sum) else ()
+            tuple(widened(t, len(a.aval.shape), shape) for t in o.terms) if isinstance(o, Sum) else ()
             for o, a in zip(operands, equation.invars, strict=True)
         )
         if equation.primitive.name == "sub":
@@ -260,7 +206,7 @@ def _reduce_sum(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
 
 def _summed(term: Term, axes: tuple[int, ...]) -> Term:
     index = term.index
-    if isinstance(index, np.ndarray) and _constant_along(index, axes):
+    if isinstance(index, np.ndarray) and constant_along(index, axes):
         parts = {k: jnp.sum(jnp.broadcast_to(x, index.shape), axis=axes) for k, x in term.parts.items()}
         return Term(parts, np.asarray(index.max(axis=axes)))
     order = (*(a for a in range(np.ndim(index)) if a not in axes), *axes)
@@ -269,18 +215,12 @@ def _summed(term: Term, axes: tuple[int, ...]) -> Term:
     return Term(parts, index.transpose(order))
 
 
-def _constant_along(index: np.ndarray, axes: tuple[int, ...]) -> bool:
-    """Whether entries along some axes depend on one element at most."""
-    most = index.max(axis=axes, keepdims=True) if index.size else index
-    return index.size > 0 and bool(np.all((index == most) | (index == NOTHING)))
-
-
 def _reduced(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
     """Any other reduction, over entries that depend on one element."""
     term, axes = _plain(operands[0], equation), tuple(equation.params["axes"])
     _joined(equation, operands)
-    if not isinstance(term.index, np.ndarray) or not _constant_along(term.index, axes):
-        raise _not_separable(equation, "runs over several elements")
+    if not isinstance(term.index, np.ndarray) or not constant_along(term.index, axes):
+        raise not_separable(equation, "runs over several elements")
     return Sum((algebra.elementwise(equation, [term])._replace(index=np.asarray(term.index.max(axis=axes))),))
 
 
@@ -288,25 +228,23 @@ def _moved(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
     """An operation that moves data moves the parts and the index alike."""
     plain = [_plain(operand, equation) for operand in operands]
     terms = [term for term in plain if isinstance(term, Term)]
-    data = _DATA.get(equation.primitive.name, lambda operands: range(1))(operands)
+    data = DATA.get(equation.primitive.name, lambda operands: range(1))(operands)
     if any(isinstance(term, Term) and i not in data for i, term in enumerate(plain)):
-        raise _not_separable(equation, "moves data to places that depend on the choice")
+        raise not_separable(equation, "moves data to places that depend on the choice")
     if any(
         np.ndim(t.index) != len(a.aval.shape)
         for t, a in zip(plain, equation.invars, strict=True)
         if isinstance(t, Term)
     ):
-        raise _not_separable(equation, "acts on a sum over several elements")
+        raise not_separable(equation, "acts on a sum over several elements")
     parts = [
         (t.parts if isinstance(t, Term) else algebra.constant(t)) if i in data else {} for i, t in enumerate(plain)
     ]
-    names = {name: None for part in parts for name in part}
+    names = dict.fromkeys(name for part in parts for name in part)
 
     def moved(name: str) -> Any:
-        filled = [
-            _filled(t, p.get(name), a) if i in data else t
-            for i, (t, p, a) in enumerate(zip(plain, parts, equation.invars, strict=True))
-        ]
+        pairs = enumerate(zip(plain, equation.invars, strict=True))
+        filled = [_filled(parts[i].get(name), atom) if i in data else place for i, (place, atom) in pairs]
         return jp.evaluate(equation, filled)[0]
 
     whole = [_index_of(t, a) if i in data else t for i, (t, a) in enumerate(zip(plain, equation.invars, strict=True))]
@@ -315,8 +253,7 @@ def _moved(equation: Any, operands: list[Any], algebra: Algebra) -> Sum:
     return Sum((Term({name: moved(name) for name in names}, _concrete(index), sign),))
 
 
-def _filled(operand: Any, part: Any, atom: Any) -> Any:
-    del operand
+def _filled(part: Any, atom: Any) -> Any:
     return jnp.broadcast_to(jnp.asarray(0 if part is None else part, atom.aval.dtype), atom.aval.shape)
 
 
@@ -332,96 +269,14 @@ def _lookup(equation: Any, operands: list[Any]) -> Sum:
     """A constant table read at places that depend on the choice: each entry depends on the element that chose it."""
     table, places = operands[0], _plain(operands[1], equation)
     if isinstance(table, Sum) or "value" not in places.parts or not isinstance(places.index, np.ndarray):
-        raise _not_separable(equation, "reads a table that depends on the choice at a place that does too")
-    if not _constant_along(places.index, (places.index.ndim - 1,)):
-        raise _not_separable(equation, "reads a table at places that several elements choose")
+        raise not_separable(equation, "reads a table that depends on the choice at a place that does too")
+    if not constant_along(places.index, (places.index.ndim - 1,)):
+        raise not_separable(equation, "reads a table at places that several elements choose")
     (value,) = jp.evaluate(equation, [table, places.parts["value"]])
     offsets = equation.params["dimension_numbers"].offset_dims
     shape = [1 if a in offsets else size for a, size in enumerate(value.shape)]
     index = np.broadcast_to(places.index.max(axis=-1).reshape(shape), value.shape)
     return Sum((Term({"value": value}, index),))
-
-
-_INLINED = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-MOVING = frozenset(
-    [
-        "broadcast_in_dim",
-        "reshape",
-        "squeeze",
-        "transpose",
-        "slice",
-        "rev",
-        "concatenate",
-        "stack",
-        "gather",
-        "dynamic_slice",
-        "expand_dims",
-    ]
-)
-"""Operations that only move data."""
-_DATA = dict.fromkeys(("concatenate", "stack"), lambda operands: range(len(operands)))
-"""Which operands are data rather than places: the first alone, unless listed."""
-REDUCING = frozenset(["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"])
-LINEAR = frozenset(["neg", "convert_element_type", "mul", "div", "copy"])
-ELEMENTWISE = LINEAR | frozenset(
-    [
-        "exp",
-        "exp2",
-        "log",
-        "log1p",
-        "expm1",
-        "tanh",
-        "logistic",
-        "sin",
-        "cos",
-        "tan",
-        "sqrt",
-        "rsqrt",
-        "cbrt",
-        "pow",
-        "integer_pow",
-        "square",
-        "abs",
-        "sign",
-        "floor",
-        "ceil",
-        "round",
-        "max",
-        "min",
-        "rem",
-        "and",
-        "or",
-        "xor",
-        "not",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "select_n",
-        "is_finite",
-        "lgamma",
-        "digamma",
-        "erf",
-        "erfc",
-        "erf_inv",
-        "clamp",
-        "reduce_precision",
-        "stop_gradient",
-        "nextafter",
-        "atan2",
-        "sinh",
-        "cosh",
-        "asin",
-        "acos",
-        "atan",
-        "asinh",
-        "acosh",
-        "atanh",
-    ]
-)
-"""Operations that act entry by entry."""
 
 
 class Values:
