@@ -16,10 +16,11 @@ import jax.numpy as jnp
 
 import ppl
 import ppl.distributions as dist
-from ppl.inference import cycle, mh, mixture, on, repeat, trace_mh_kernel
+from ppl.inference import conjugate, cycle, gibbs, mh, mixture, on, repeat, trace_mh_kernel
 from ppl.inference import trace_mh as trace
 from ppl.inference.kernels import KernelMaker
 from tests import continuous_moves
+from tests import gibbs_moves as gm
 from tests import involutive_moves as moves
 from tests import metropolis_moves as mhm
 
@@ -211,6 +212,19 @@ KERNELS: dict[str, KernelEntry] = {
         continuous_moves.replicas_target,
         reversible=False,
         mutant=continuous_moves.WrongSwap,
+    ),
+    "gibbs": KernelEntry(lambda: gibbs(), finite_target, reversible=False),
+    "gibbs, random scan": KernelEntry(lambda: gibbs(random_scan=True), gm.labels_target),
+    "gibbs, one site": KernelEntry(
+        lambda: gibbs("z"), gm.labels_target, irreducible=False, mutant=lambda: gm.forgetful
+    ),
+    "conjugate": KernelEntry(
+        lambda: conjugate(),
+        gm.pairs_target,
+        finite=False,
+        mutant=lambda: gm.Narrow(),
+        data=("a", "b", "c"),
+        steps=2,
     ),
 }
 """Every kernel."""

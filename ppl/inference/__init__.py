@@ -1,9 +1,12 @@
 """Inference: one door for most users, and the kernels and populations that its methods are made of."""
 
 from ppl.inference.combinators import cycle, mixture, on, repeat
+from ppl.inference.conjugate import conjugate
 from ppl.inference.door import infer
 from ppl.inference.elliptical import elliptical_slice
 from ppl.inference.exact import Exact
+from ppl.inference.gibbs import gibbs
+from ppl.inference.gibbs_method import Gibbs
 from ppl.inference.hamiltonian import hmc
 from ppl.inference.importance import Importance
 from ppl.inference.independence import independence
@@ -29,6 +32,7 @@ __all__ = [
     "MH",
     "Evidence",
     "Exact",
+    "Gibbs",
     "Importance",
     "Method",
     "NUTS",
@@ -37,8 +41,10 @@ __all__ = [
     "Reachability",
     "Settings",
     "check_involution",
+    "conjugate",
     "cycle",
     "elliptical_slice",
+    "gibbs",
     "hmc",
     "independence",
     "infer",
