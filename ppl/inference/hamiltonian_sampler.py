@@ -29,10 +29,10 @@ from ppl.inference.warmup import (
 )
 from ppl.numerics.chain import STATS, ChainState, Recorded, Sizes, Stretch, sizes_for
 from ppl.numerics.metric import Metric, identity
-from ppl.numerics.metric_estimates import Window, first_metric
+from ppl.numerics.metric_estimates import Window
 from ppl.typing import PRNGKey
 
-EARLY = 10
+EARLY = 25
 """Transitions in which trajectories are kept short, while the step size may be far too small."""
 CHOOSY = 20
 """Tries after which a start is good enough whose log density is finite."""
@@ -171,7 +171,7 @@ class HamiltonianSampler:
         for row, chain in enumerate(chains):
             metric, state = _at(metrics, row), _at(states, row)
             gradient = np.asarray(state.point.gradient, np.float64)
-            known = self._known_metric(chain) if self.adaptation else first_metric(gradient, metric)
+            known = self._known_metric(chain) if self.adaptation else metric
             moved.append(moved_to(known, state, state.point.position, gradient))
         return _stack([m for m, _ in moved]), _stack([s for _, s in moved])
 

@@ -15,8 +15,8 @@ from ppl.numerics.metric_estimates import Window, estimate, original_gradients
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
 
-FIRST_WINDOW = 10
-"""Transitions of the first window."""
+FIRST_WINDOW = 25
+"""Transitions of the first window. Shorter ones settle in the first mode that they meet (docs/decisions)."""
 GROWTH = 2
 """How much longer each window is than the one before."""
 LAST_STRETCH = 0.05
@@ -50,7 +50,7 @@ def window_ends(warmup: int) -> tuple[int, ...]:
 
     Examples:
         >>> window_ends(1000)
-        (10, 30, 70, 150, 310, 950)
+        (25, 75, 175, 375, 950)
         >>> window_ends(15), window_ends(0)
         ((5,), ())
     """

@@ -48,12 +48,6 @@ def original_gradients(metric: Metric, gradients: Float[Any, "draws dim"]) -> Fl
     return (gradients + (gradients @ rows.T * back) @ rows) / np.asarray(metric.scale, np.float64)
 
 
-def first_metric(gradient: Float[Any, "dim"], metric: Metric) -> Metric:
-    """A guess from the gradient at the start alone: the scale on which the log density changes by one nat."""
-    size = np.clip(np.abs(np.asarray(gradient, np.float64)), 1e-10, 1e10)
-    return metric._replace(scale=_cast(metric, np.clip(size**-0.5, 1e-3, 1e3)))
-
-
 def estimate(window: Window, metric: Metric, cutoff: float = CUTOFF) -> Metric:
     """The metric of a window, with as many directions as there are to keep and room for; the center is left alone.
 

@@ -5,7 +5,7 @@ import pytest
 
 from ppl.numerics import metric_estimates
 from ppl.numerics.metric import Metric
-from ppl.numerics.metric_estimates import Window, estimate, first_metric, original_gradients
+from ppl.numerics.metric_estimates import Window, estimate, original_gradients
 
 DIM = 4
 
@@ -154,8 +154,3 @@ def test_original_gradients_undo_the_metric(rng):
     root = np.diag(metric.scale) @ (np.eye(DIM) + rows.T @ np.diag(s) @ rows)
     gradients = rng.normal(size=(3, DIM))
     np.testing.assert_allclose(original_gradients(metric, gradients @ root), gradients, rtol=1e-9)
-
-
-def test_the_first_metric_is_the_scale_of_one_nat():
-    metric = first_metric(np.array([4.0, -0.25, 0.0, 1e30]), blank(2))
-    np.testing.assert_allclose(metric.scale, [0.5, 2.0, 1e3, 1e-3])
