@@ -118,7 +118,8 @@ class HamiltonianSampler:
         """Equal for samplers that share compiled code."""
         leaves, tree = jax.tree.flatten(self.target)
         shapes = tuple((np.shape(x), str(x.dtype)) for x in leaves)
-        return type(self).__name__, tree, shapes, self.plan.capacity, self._sizes, self.group_size, jax.default_backend()
+        sizes = (self.plan.capacity, self._sizes, self.group_size)
+        return type(self).__name__, tree, shapes, *sizes, jax.default_backend()
 
     def done(self, carry: Carry) -> int:
         """Transitions made."""

@@ -3,8 +3,8 @@ r"""Metrics of Hamiltonian dynamics as changes of coordinates: diagonal, and a l
     x = c + S (I + U^T diag(s) U) z,        S diagonal, the rows of U orthonormal
 
 In the coordinates z the momentum is standard normal; the inverse mass matrix in x is $L L^T$ with
-$L = S (I + U^T s U)$. With as many rows as dimensions it is dense. The number of rows in use is a value, not a shape: a correction that is
-not needed costs nothing, and no new compilation.
+$L = S (I + U^T s U)$. With as many rows as dimensions it is dense. The number of rows in use is a value, not a shape: a
+correction that is not needed costs nothing, and no new compilation.
 
 Reference: Seyboldt, Carlson, Carpenter (2026), *Preconditioning Hamiltonian Monte Carlo by minimizing Fisher
 divergence* (diagonal and low-rank parametrisation).
@@ -37,18 +37,18 @@ class Metric(NamedTuple):
 
 
 def identity(dim: int, capacity: int, dtype: Any) -> Metric:
-    """X = z, with room for `capacity` directions."""
+    """The metric of x = z, with room for `capacity` directions; host arrays."""
     return Metric(
-        jnp.zeros(dim, dtype),
-        jnp.ones(dim, dtype),
-        jnp.zeros((capacity, dim), dtype),
-        jnp.zeros(capacity, dtype),
-        jnp.int32(0),
+        np.zeros(dim, dtype),
+        np.ones(dim, dtype),
+        np.zeros((capacity, dim), dtype),
+        np.zeros(capacity, dtype),
+        np.int32(0),
     )
 
 
 def to_position(metric: Metric, coordinates: Float[Any, "dim"], *, lockstep: bool = False) -> Float[Any, "dim"]:
-    """X of z."""
+    """The position of some coordinates."""
     return metric.center + metric.scale * _stretched(metric, coordinates, lockstep=lockstep)
 
 
