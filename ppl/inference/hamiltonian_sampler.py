@@ -185,7 +185,7 @@ class HamiltonianSampler:
         if self.adaptation is None:
             return states
         dtype, known = states.step.log_step.dtype, np.asarray(self.adaptation.step_size)
-        return states._replace(step=_stack([started(known[c % len(known)], dtype) for c in numbers]))
+        return states._replace(step=_stack([started(float(known[c % len(known)]), dtype) for c in numbers]))
 
     def _evaluated(self, numbers: np.ndarray, metrics: Metric, states: ChainState) -> ChainState:
         """The states with log density and gradient; a transition of step size zero finds them."""

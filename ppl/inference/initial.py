@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ppl.errors import DegenerateWeightsError
@@ -61,7 +62,7 @@ class Starts:
         return np.asarray(_pulled(self.target, self.target.program.simulate(key).choices))
 
     def _none(self, vector: np.ndarray, what: str, chain: int) -> DegenerateWeightsError:
-        choices = self.target.choices(vector)
+        choices = self.target.choices(jnp.asarray(vector))
         complete = choices | self.target.recover(self.key, choices)
         program = self.target.program
         return DegenerateWeightsError(

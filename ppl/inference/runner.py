@@ -246,10 +246,16 @@ def _visited(board: Board, *, interrupted: bool) -> Visited:
     if interrupted and (min(counts, default=0) == 0 or len(tracks) < len(board.tracks)):
         raise KeyboardInterrupt("interrupted during warm-up: no draw was kept")
     fewest = min(counts)
-    kept = jax.tree.map(lambda *parts: np.concatenate([part[:, :fewest] for part in parts]), *drawn)
+    kept = _merged(lambda *parts: np.concatenate([part[:, :fewest] for part in parts]), drawn)
     return Visited(kept, [track.carry for track in tracks], interrupted)
 
 
 def joined(batches: tuple[Any, ...]) -> Any:
     """The draws of some batches, one after another; None where there are none."""
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *batches) if batches else None
+    return _merged(lambda *parts: np.concatenate(parts, axis=1), batches) if batches else None
+
+
+def _merged(function: Any, trees: Sequence[Any]) -> Any:
+    """`jax.tree.map` by leaves alone: what comes from a checkpoint has named tuples of other classes."""
+    leaves = zip(*map(jax.tree.leaves, trees), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(trees[-1]), [function(*parts) for parts in leaves])
