@@ -105,7 +105,7 @@ def _posterior(method: MCMC, sampler: KernelSampler, what: Run, visited: Visited
     _refuse_stuck(method, sampler, visited)
     parts, stats = visited.kept["states"], visited.kept["stats"]
     if what.settings.keep is None:
-        parts = finished(sampler.program, parts, None)
+        parts = finished(sampler.program, State(*parts), None)  # a checkpoint knows the names alone
     posterior = Posterior(
         **parts,
         stats=stats,
