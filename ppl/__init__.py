@@ -5,7 +5,7 @@ from ppl import native
 native.enable()
 
 from ppl import distributions, errors, inference, testing
-from ppl.inference import HMC, MCMC, MH, NUTS, Exact, Gibbs, Importance, Posterior, infer, load
+from ppl.inference import HMC, MAMS, MCMC, MH, NUTS, Exact, Gibbs, Importance, Posterior, infer, load
 from ppl.interop import from_numpyro
 from ppl.semantics.blocks import compose, identity, proper, push_evidence, resample, spawn
 from ppl.semantics.finite import FiniteMeasure
@@ -41,6 +41,7 @@ __all__ = [
     "Gibbs",
     "HMC",
     "Importance",
+    "MAMS",
     "MCMC",
     "MH",
     "Model",

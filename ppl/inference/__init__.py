@@ -13,6 +13,7 @@ from ppl.inference.independence import independence
 from ppl.inference.involution_check import check_involution
 from ppl.inference.involutive import involutive
 from ppl.inference.langevin import mala
+from ppl.inference.many_chains import MAMS
 from ppl.inference.mcmc import MCMC
 from ppl.inference.method import Method, Settings
 from ppl.inference.metropolis import mh
@@ -28,6 +29,7 @@ from ppl.inference.trace_mh import MH, trace_mh_kernel
 
 __all__ = [
     "HMC",
+    "MAMS",
     "MCMC",
     "MH",
     "Evidence",

@@ -235,7 +235,9 @@ class ManyChainSampler:
         adapt, dtype = done < self.plan.warmup, np.dtype(jax.dtypes.canonicalize_dtype(float))
         most = EARLY_STEPS if adapt and done < EARLY else MOST_STEPS
         thin = 1 if adapt else self.plan.thin
-        return Order(np.int32(count), np.int32(thin), np.asarray(self.plan.target, dtype), np.bool_(adapt), np.int32(most))
+        return Order(
+            np.int32(count), np.int32(thin), np.asarray(self.plan.target, dtype), np.bool_(adapt), np.int32(most)
+        )
 
     def _run(self, carry: EnsembleCarry, order: Order) -> tuple[Ensemble, Record]:
         rows = rows_for(len(carry.chains), self.dim)
@@ -249,10 +251,9 @@ class ManyChainSampler:
             return chains, state
         mesh = Mesh(np.array(self.devices), ("chains",))
         by_chain, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("chains",), ()))
-        parts = {name: by_chain for name in ("position", "gradient", "log_density")}
-        where = Ensemble(**{name: parts.get(name, shared) for name in Ensemble._fields})
-        placed = Ensemble(*(jax.device_put(x, w) for x, w in zip(state, where, strict=True)))
-        return jax.device_put(chains, by_chain), placed
+        split = ("position", "gradient", "log_density")
+        placed = {n: jax.device_put(x, by_chain if n in split else shared) for n, x in state._asdict().items()}
+        return jax.device_put(chains, by_chain), Ensemble(**placed)
 
     def _learnt(self, carry: EnsembleCarry, record: Record) -> EnsembleCarry:
         """The carry after a stretch of warm-up: the window grown, and at its end a metric learnt from it."""

@@ -115,14 +115,14 @@ def _job(method: MAMS, program: Program, key: PRNGKey, settings: Settings) -> Jo
     devices = _devices(chains, settings.layout)
     target = target_of(program)
     given = None if method.start is None else np.asarray(jax.vmap(target.vector)(method.start))
-    starts, reduce = Starts(target, key, given), None
+    starts = Starts(target, key, given)
     if settings.check_data:
         check_observations(program, inspect_at(target, starts.many(DRAWS)), key)
-    if settings.keep is not None:
 
-        def reduce(positions: np.ndarray, first: tuple[int, int]) -> Finished:
-            return finish(target, key, positions, first, settings.keep, BLOCK)
+    def kept(positions: np.ndarray, first: tuple[int, int]) -> Finished:
+        return finish(target, key, positions, first, settings.keep, BLOCK)
 
+    reduce = None if settings.keep is None else kept
     plan = method.plan(target.dim, settings)
     sampler = ManyChainSampler(target, key, plan, starts, method.adaptation, devices, reduce)
     return Job(method, program, key, settings, sampler, chains)
@@ -163,12 +163,12 @@ def _posterior(job: Job, visited: Visited, first_draw: int = 0) -> Posterior:
     return posterior
 
 
-def _stats(columns: np.ndarray) -> dict[str, np.ndarray]:
+def _stats(columns: np.ndarray) -> dict[str, Any]:
     kinds = {"steps": np.int32, "diverging": bool}
     return {name: columns[..., i].astype(kinds.get(name, columns.dtype)) for i, name in enumerate(COLUMNS)}
 
 
-def _diagnostics(stats: dict[str, np.ndarray], visited: Visited) -> dict[str, float]:
+def _diagnostics(stats: dict[str, Any], visited: Visited) -> dict[str, float]:
     return {
         "acceptance": float(stats["acceptance"].mean()),
         "divergences": float(stats["diverging"].sum()),

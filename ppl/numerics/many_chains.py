@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from ppl.numerics.metric import Metric, pull_gradient, to_position
 from ppl.numerics.microcanonical import Motion, unit_speed_leapfrog
@@ -42,12 +42,12 @@ class Ensemble(NamedTuple):
         transition: The number of the next transition.
     """
 
-    position: Float[Array, "chains dim"]
-    gradient: Float[Array, "chains dim"]
-    log_density: Float[Array, "chains"]
+    position: Float[Any, "chains dim"]
+    gradient: Float[Any, "chains dim"]
+    log_density: Float[Any, "chains"]
     step: DualAveraging
     length: LengthAdaptation
-    transition: Int[Array, ""]
+    transition: Int[Any, ""]
 
 
 class Record(NamedTuple):
@@ -60,10 +60,10 @@ class Record(NamedTuple):
         shared: One column for each of `SHARED`.
     """
 
-    positions: Float[Array, "rows chains dim"]
-    gradients: Float[Array, "rows chains dim"]
-    each: Float[Array, "rows chains columns"]
-    shared: Float[Array, "rows shared"]
+    positions: Float[Any, "rows chains dim"]
+    gradients: Float[Any, "rows chains dim"]
+    each: Float[Any, "rows chains columns"]
+    shared: Float[Any, "rows shared"]
 
 
 class Order(NamedTuple):
@@ -104,7 +104,7 @@ def ensemble_stretch(
     metric: Metric,
     state: Ensemble,
     key: PRNGKey,
-    chains: Int[Array, "chains"],
+    chains: Int[Any, "chains"],
     order: Order,
     rows: int,
 ) -> tuple[Ensemble, Record]:

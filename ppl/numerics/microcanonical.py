@@ -1,10 +1,10 @@
-r"""Microcanonical dynamics: motion at unit speed that bends towards high density, so that trajectories keep their speed.
+r"""Microcanonical dynamics: motion at unit speed that bends towards high density.
 
 A velocity u on the unit sphere turns along the gradient g of the log density, and the position moves along u. The map
 of a leapfrog step is reversible (u to -u) and changes volume by a known factor; with the log density p and the log
 factors k summed over a trajectory,
 
-    min(1, exp(p' - p - k)),        k = (d - 1) sum of log(cosh s + (u . e) sinh s),   s = eps |g| / (d - 1),  e = g / |g|,
+    min(1, exp(p' - p - k)),    k = (d - 1) sum of log(cosh s + (u . e) sinh s),    s = eps |g| / (d - 1),  e = g / |g|,
 
 is the acceptance of its end: then the target and the uniform law of u stay as they are. Not for one dimension, where
 the sphere has two points.

@@ -4,8 +4,8 @@ With m and m' the means over chains of the positions before and after trajectori
 
     C = E[(|x' - m'|^2 - |x - m|^2)^2] / 4,        d log(C / tau) / d log tau = tau E[D (x' - m') . v'] / C - 1,
 
-where D is the difference in brackets and v' the velocity at the end. C itself is the ChEES criterion; dividing it by the
-length, which is the cost, gives shorter trajectories and more effective draws a gradient (docs/decisions/0010).
+where D is the difference in brackets and v' the velocity at the end. C itself is the ChEES criterion; dividing it by
+the length, which is the cost, gives shorter trajectories and more effective draws a gradient (docs/decisions/0010).
 
 References: Hoffman, Radul, Sountsov (2021), *An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian
 Monte Carlo*, eq. (8); Kingma & Ba (2015), *Adam*.
@@ -33,16 +33,16 @@ class LengthAdaptation(NamedTuple):
         log_length: The log length to use next.
         log_average: The averaged one, to use after the warm-up.
         slope, square: Averages of the slope and of its square.
-        count: Iterations.
+        iterations: Iterations so far.
         averaged: Iterations that the average is over.
     """
 
-    log_length: Float[Array, ""]
-    log_average: Float[Array, ""]
-    slope: Float[Array, ""]
-    square: Float[Array, ""]
-    count: Float[Array, ""]
-    averaged: Float[Array, ""]
+    log_length: Float[Any, ""]
+    log_average: Float[Any, ""]
+    slope: Float[Any, ""]
+    square: Float[Any, ""]
+    iterations: Float[Any, ""]
+    averaged: Float[Any, ""]
 
 
 def jump_slope(
@@ -55,7 +55,8 @@ def jump_slope(
     """The slope of log(C / length) in the log length; zero where it is not known.
 
     Args:
-        before, after: Positions at the ends of trajectories; rows of weight zero may hold anything.
+        before: Positions at the starts of trajectories.
+        after: Positions at their ends; rows of weight zero may hold anything.
         velocity: At the end.
         weights: Acceptance probabilities.
         length: Of the trajectories.
@@ -80,7 +81,7 @@ def lengthened(state: LengthAdaptation, slope: Any, shortest: Any) -> LengthAdap
         slope: Of the criterion in the log length.
         shortest: Lengths stay above a third of it (the step size: no trajectory is shorter).
     """
-    count, averaged = state.count + 1, state.averaged + 1
+    count, averaged = state.iterations + 1, state.averaged + 1
     mean = MEMORY[0] * state.slope + (1 - MEMORY[0]) * slope
     square = MEMORY[1] * state.square + (1 - MEMORY[1]) * slope**2
     ascent = (mean / (1 - MEMORY[0] ** count)) / (jnp.sqrt(square / (1 - MEMORY[1] ** count)) + 1e-8)
