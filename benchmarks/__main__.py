@@ -4,13 +4,13 @@ import platform
 
 import jax
 
-from benchmarks import density, hmm, importance, startup
+from benchmarks import density, gibbs, hmm, importance, startup
 
 
 def main() -> None:
     """Run them all."""
     print(f"Python {platform.python_version()}, jax {jax.__version__}, {jax.default_backend()}, {platform.machine()}")
-    for benchmark in (importance, density, hmm, startup):
+    for benchmark in (importance, density, hmm, gibbs, startup):
         benchmark.main()
 
 
