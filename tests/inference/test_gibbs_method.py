@@ -19,7 +19,7 @@ def everything(y):
     count = ppl.sample("count", dist.Poisson(2.0))
     ppl.sample("y", dist.Normal(mu + z + count, spread), obs=y)
     switch = ppl.sample("switch", dist.Bernoulli(0.5))
-    jax.lax.cond(switch == 1, lambda: ppl.sample("u", dist.Normal(mu, 1.0)), lambda: jnp.zeros(()))
+    jax.lax.cond(switch == 1, lambda: ppl.sample("u", dist.Normal(0.25, 1.0)), lambda: jnp.zeros(()))
 
 
 def test_the_plan_names_a_kernel_for_each_choice_and_why():
