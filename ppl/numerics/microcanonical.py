@@ -43,7 +43,7 @@ class Motion(NamedTuple):
 def turned_velocity(
     velocity: Float[Array, "*chains dim"], gradient: Float[Array, "*chains dim"], time: Any
 ) -> tuple[Float[Array, "*chains dim"], Float[Array, "*chains"]]:
-    """A velocity that turned along a constant gradient for some time, and the log factor of the turn (nats)."""
+    """A velocity after some time along a constant gradient, and the log factor of the turn (nats; infinite: reject)."""
     freedom = velocity.shape[-1] - 1
     size = jnp.maximum(jnp.sqrt(jnp.sum(gradient * gradient, axis=-1)), SMALLEST)
     towards = gradient / size[..., None]
@@ -54,8 +54,10 @@ def turned_velocity(
     along = (1.0 - faded) * (1.0 + faded + cosine * (1.0 - faded))
     raw = along[..., None] * towards + 2.0 * faded[..., None] * velocity
     stretch = jnp.maximum(1.0 + cosine + (1.0 - cosine) * faded * faded, SMALLEST)
-    length = jnp.maximum(jnp.sqrt(jnp.sum(raw * raw, axis=-1)), SMALLEST)
-    return raw / length[..., None], freedom * (turn - LOG_TWO + jnp.log(stretch))
+    length = jnp.sqrt(jnp.sum(raw * raw, axis=-1))
+    lost = length < SMALLEST  # straight against a steep gradient, to rounding: which way it turned is not known
+    factor = freedom * (turn - LOG_TWO + jnp.log(stretch))
+    return raw / jnp.maximum(length, SMALLEST)[..., None], jnp.where(lost, jnp.inf, factor)
 
 
 def unit_speed_leapfrog(value_and_grad: Callable[[Any], tuple[Any, Any]], motion: Motion, step: Any) -> Motion:
