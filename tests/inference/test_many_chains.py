@@ -78,7 +78,7 @@ def test_an_extension_is_a_longer_run(posterior):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ppl.errors.ConvergenceWarning)
         more = posterior.extend(20)
-    np.testing.assert_array_equal(more.draws["x"], longer.draws["x"][:, 40:])
+    np.testing.assert_array_equal(more.draws["x"], longer.draws["x"])
 
 
 def test_other_data_need_no_compilation(posterior):
