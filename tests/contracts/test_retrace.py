@@ -1,5 +1,7 @@
 """New data of the same structure and shapes is neither traced nor compiled again; programs are pytrees."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import ppl
 import ppl.distributions as dist
+from ppl.inference.trace_mh import trace_mh_kernel
 from ppl.semantics import program as program_module
 
 
@@ -134,3 +137,53 @@ def test_gradients_flow_to_the_arguments_of_a_program(counted):
 
     x = jnp.array([0.1, 0.2, 0.3])
     np.testing.assert_allclose(jax.grad(density)(x), 2.0 * (1.0 - 2.0 * x) / 0.25, rtol=1e-5)
+
+
+# --- chains ----------------------------------------------------------------------------------------------------------
+
+
+@ppl.model
+def regression(x, y):
+    slope = ppl.sample("slope", dist.Normal(0.0, 1.0))
+    with ppl.plate("n", 3):
+        ppl.sample("y", dist.Normal(slope * x, 0.5), obs=y)
+
+
+def _compiled_names(caplog):
+    return [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.getMessage()]
+
+
+CHANGES = {
+    "data": {"shift": 1.0},
+    "key": {"key": 7},
+    "draws": {"draws": 31},
+    "warm-up": {"warmup": 33},
+    "chains": {"chains": 3},
+    "thin": {"thin": 2},
+}
+METHODS = {"NUTS": lambda: ppl.NUTS(), "MCMC": lambda: ppl.MCMC(trace_mh_kernel)}
+# MCMC compiles the return values for each number of draws.
+KNOWN = {("MCMC", "draws"), ("MCMC", "chains"), ("MCMC", "thin")}
+
+
+@pytest.mark.filterwarnings("ignore::ppl.errors.ConvergenceWarning")
+@pytest.mark.parametrize("name", list(METHODS))
+def test_another_run_of_chains_compiles_nothing(name, caplog):
+    def run(shift=0.0, key=0, **settings):
+        x, y = jnp.arange(3.0) + shift, np.array([0.5, -1.0 + shift, 2.0], np.float32)
+        settings = {"chains": 2, "warmup": 30, "draws": 24, "progress": False} | settings
+        return ppl.infer(regression(x, y), METHODS[name](), key=key, **settings)
+
+    run()
+    for what, change in CHANGES.items():
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            run(**change)
+        assert not _compiled_names(caplog) or (name, what) in KNOWN, (what, _compiled_names(caplog))
+    if name == "NUTS":
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            program = regression(jnp.arange(3.0), np.zeros(3, np.float32))
+            settings = {"chains": 2, "warmup": 30, "draws": 24, "progress": False}
+            ppl.infer(program, ppl.NUTS(target_acceptance=0.9, max_depth=6), key=0, **settings)
+        assert not _compiled_names(caplog)

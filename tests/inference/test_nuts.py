@@ -6,7 +6,6 @@ Statistical tests look at the last draws of many chains, which are independent: 
 import _thread
 import warnings
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
