@@ -21,6 +21,8 @@ from ppl.inference.runner import Group, Sampler, Track, Visited, groups_of, run
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
+BLOCK = 1024
+"""How many draws are worked on at once after a run."""
 CHAINS, STEPS = 4, 1000
 """The default number of chains, and of warm-up steps and draws."""
 
@@ -143,19 +145,29 @@ def finished(program: Program, states: State, keep: Keep) -> dict[str, Any]:
     """Parts of a posterior from states with leading axes (chains, draws)."""
     leaves = jax.tree.leaves(states)
     shape = leaves[0].shape[:2] if leaves else (1, 1)
-    flat = {a: x.reshape(-1, *x.shape[2:]) for a, x in states.choices.items()}
-    runs = replayed(program, flat, shape[0] * shape[1])
-
-    def unflat(x: Any) -> Any:
-        return np.asarray(x).reshape(*shape, *x.shape[1:])
-
-    recorded = {a: unflat(x) for a, x in runs.deterministic.items()}
-    parts = {"draws": states.choices, "masks": states.masks, "deterministic": recorded}
-    if keep is None:
-        return {**parts, "values": jax.tree.map(unflat, runs.value)}
+    flat = {a: np.asarray(x).reshape(-1, *x.shape[2:]) for a, x in states.choices.items()}
     if callable(keep):
-        return {"draws": {}, "values": jax.tree.map(unflat, jax.vmap(keep)(flat))}
+        return {"draws": {}, "values": _in_blocks(jax.vmap(keep), flat, shape)}
+
+    def recorded(choices: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        runs = replayed(program, choices, BLOCK)
+        return runs.deterministic, runs.value
+
+    deterministic, values = _in_blocks(recorded, flat, shape)
+    parts = {"draws": states.choices, "masks": states.masks, "deterministic": deterministic}
+    if keep is None:
+        return {**parts, "values": values}
     return {part: {a: x for a, x in arrays.items() if a in keep} for part, arrays in parts.items()}
+
+
+def _in_blocks(function: Any, flat: dict[str, Any], shape: tuple[int, int]) -> Any:
+    """A function of draws in blocks of one size, so that other numbers of draws need no compilation."""
+    count, parts = shape[0] * shape[1], []
+    for begin in range(0, count, BLOCK):
+        some = np.minimum(np.arange(begin, begin + BLOCK), count - 1)
+        done = function({a: x[some] for a, x in flat.items()})
+        parts.append(jax.tree.map(lambda x, n=count - begin: np.asarray(x)[:n], done))
+    return jax.tree.map(lambda *x: np.concatenate(x).reshape(*shape, *x[0].shape[1:]), *parts)
 
 
 @dataclass(frozen=True, eq=False)

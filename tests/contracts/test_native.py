@@ -31,7 +31,10 @@ def child(code, **environment):
     names = ("XLA_FLAGS", native.OPT_OUT)
     clean = {name: x for name, x in os.environ.items() if name not in names}
     run = subprocess.run(
-        [sys.executable, "-c", code], env={**clean, "JAX_PLATFORMS": "cpu", **environment}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**clean, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()

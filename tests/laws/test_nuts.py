@@ -65,7 +65,9 @@ def moved(key, pair, target_of, doublings):
     point = Point(coordinates, jnp.zeros(3), pull_gradient(METRIC, gradient, lockstep=True), value)
     state = state._replace(point=point, step=step)
     sizes = sizes_for(3, doublings, lockstep=True)._replace(rows=1, block=1)
-    two = Stretch(*map(jnp.int32, (2, 2)), jnp.float32(0.8), jnp.bool_(False), jnp.int32(4), *map(jnp.float32, (1, 1.5)))
+    two = Stretch(
+        *map(jnp.int32, (2, 2)), jnp.float32(0.8), jnp.bool_(False), jnp.int32(4), *map(jnp.float32, (1, 1.5))
+    )
     _, record = stretch(density, METRIC, state, key, two, sizes)
     return pair | flat.choices(record.positions[0])
 
