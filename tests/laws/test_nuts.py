@@ -1,6 +1,6 @@
 """Law 34 for NUTS and HMC: the joint law of parameters and data stays, under the compiled chain with a fixed step size.
 
-False-alarm rate 1e-6. The chain is the one that `ppl.NUTS` runs (`ppl.numerics.chain.stretch`), with a metric of its own;
+False-alarm rate 1e-6. The chain is the one that `ppl.NUTS` runs (`ppl.numerics.chain.stretch`), with its own metric;
 the mutants are a target without its Jacobian, momenta of a wrong size, and energies without their kinetic part.
 """
 
