@@ -39,7 +39,7 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     noncentered = ppl.reparam(program, {"theta": ppl.noncentered()})
     length = 500 if quick else 1000
     posterior = ppl.infer(noncentered, ppl.NUTS(0.9), key=0, chains=4, warmup=length, draws=length)
-    print(posterior.summary(), "\n")
+    print(posterior.summary(addresses=("mu", "tau", "theta")), "\n")
 
     weighted = ppl.infer(program, ppl.Importance(20_000 if quick else 200_000), key=0)
     means = jnp.average(weighted.draws["theta"], axis=(0, 1), weights=jnp.exp(weighted.log_weights))

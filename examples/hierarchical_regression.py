@@ -72,7 +72,7 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     length = 500 if quick else 1000
     noncentered = ppl.reparam(program, {"b": ppl.noncentered()})
     posterior = ppl.infer(noncentered, ppl.NUTS(), key=0, chains=4, warmup=length, draws=length)
-    print(posterior.summary())
+    print(posterior.summary(addresses=("level", "elasticity", "level_sd", "elasticity_sd", "noise", "b")))
     path = Path(folder) / "hierarchical_regression.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(posterior, path)

@@ -67,10 +67,7 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     print(program, "\n")
     length = 300 if quick else 1000
     posterior = ppl.infer(program, ppl.NUTS(), key=0, chains=4, warmup=length, draws=length)
-    print(posterior, "\n")
-    for address in ("stay", "calm_sd", "ratio"):
-        draws = np.asarray(posterior.draws[address])
-        print(f"{address:>8}: mean {draws.mean(axis=(0, 1)).round(3)}, sd {draws.std(axis=(0, 1)).round(3)}")
+    print(posterior.summary(addresses=("stay", "calm_sd", "ratio")), "\n")
     print(f"Days more probably nervous than calm: {(nervous(posterior) > 0.5).sum()} of {len(RETURNS)}")
     path = Path(folder) / "hmm.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,9 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     print(f"Held out: {right.mean():.1%} right; expected from the probabilities themselves:", end=" ")
     print(f"{np.maximum(probability, 1 - probability).mean():.1%}")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    plot_forest(posterior, Path(folder) / "logistic_regression.png", ["scale", "beta"])
+    forest = plot_forest(posterior, addresses=["beta"])
+    forest.axes[0].set_yticklabels(NAMES)
+    forest.savefig(Path(folder) / "logistic_regression.png", dpi=150)
     draw_calibration(probability, truth, Path(folder) / "logistic_regression_held_out.png")
     print(f"\nPictures: {folder}/logistic_regression.png, {folder}/logistic_regression_held_out.png")
     return posterior

@@ -69,6 +69,8 @@ def draw(posterior: ppl.Posterior, path: Path) -> None:
         panel.scatter(FLAVANOIDS[wrong], y[wrong], facecolors="none", edgecolors="k", s=70, label="told wrong")
         panel.set(xlabel="flavanoids", ylabel=name)
     panels[0].set_yscale("log")
+    panels[0].set_yticks([2, 4, 8], ["2", "4", "8"])
+    panels[0].minorticks_off()
     panels[0].legend(frameon=False)
     figure.suptitle("Wines, coloured by the posterior of their labels")
     figure.savefig(path, dpi=150)
@@ -81,10 +83,7 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     print(program, "\n")
     length = 500 if quick else 1000
     posterior = ppl.infer(program, ppl.NUTS(start=thirds()), key=0, chains=4, warmup=length, draws=length)
-    print(posterior, "\n")
-    share, mean = (np.asarray(posterior.draws[a]).mean(axis=(0, 1)) for a in ("share", "mean"))
-    for cultivar in range(3):
-        print(f"cultivar {cultivar}: share {share[cultivar]:.2f}, means", mean[cultivar].round(2))
+    print(posterior.summary(addresses=("share", "mean", "spread")), "\n")
     right = label_probabilities(posterior).argmax(axis=1) == TRUTH
     print(f"Told right: {right.sum()} of {len(right)} wines")
     path = Path(folder) / "mixture.png"

@@ -3,7 +3,7 @@
 Law: after `check_axes`, flat index `chain * draws + draw` means the same draw in every array.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,3 +44,16 @@ def check_axes(named: list[tuple[str, Any]], masks: Collection[str], draws: Coll
 def flat(x: Any) -> Any:
     """Chains and draws as one axis."""
     return jnp.asarray(x).reshape(-1, *x.shape[2:])
+
+
+def chosen(arrays: Mapping[str, Any], addresses: Sequence[str] | None) -> dict[str, Any]:
+    """The arrays at some addresses, in their order; all where `addresses` is None.
+
+    Raises:
+        AddressError: an address is not there.
+    """
+    names = (addresses,) if isinstance(addresses, str) else tuple(arrays if addresses is None else addresses)
+    for address in names:
+        if address not in arrays:
+            raise AddressError(f"The posterior has no address {address!r}.\nIt has: {', '.join(map(repr, arrays))}.")
+    return {address: arrays[address] for address in names}

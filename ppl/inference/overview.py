@@ -36,7 +36,8 @@ def posterior_notes(posterior: Any, weights: np.ndarray | None, *, exact: bool) 
         nan_weights = int(diagnostics.get("nan_weights", counted))
         notes += weight_notes(weights, nan_weights, pareto_k, pareto_k_threshold(weights.size))
     if count := int(np.sum(np.asarray(posterior.stats.get("diverging", 0)))):
-        notes.append(Note(f"{count} draws diverged: the posterior is not explored there.", warning=True))
+        draws = "draw" if count == 1 else "draws"
+        notes.append(Note(f"{count} {draws} diverged: the posterior is not explored there.", warning=True))
     return notes
 
 

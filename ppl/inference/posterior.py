@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
-from ppl.inference.axes import check_axes, flat, named_arrays
+from ppl.inference.axes import check_axes, chosen, flat, named_arrays
 from ppl.inference.empirical import EmpiricalMeasure
 from ppl.inference.moments import normalized_weights
 from ppl.inference.overview import joined_draws, overview, posterior_notes
@@ -97,20 +97,22 @@ class Posterior:
         known = [address for address in self.sites or {} if address in arrays]
         return {address: arrays[address] for address in dict.fromkeys([*known, *arrays])}
 
-    def summary(self, hdi_prob: float = 0.94) -> Summary:
+    def summary(self, hdi_prob: float = 0.94, addresses: Sequence[str] | None = None) -> Summary:
         """Moments, intervals and how far to trust them, one row per scalar.
 
         Args:
             hdi_prob: weight inside the highest-density interval.
+            addresses: which choices and deterministic values; all by default.
 
         Raises:
+            AddressError: an address is not one of the posterior's.
             DegenerateWeightsError: every log weight is minus infinity.
         """
         if not 0 < hdi_prob < 1:
             raise ValueError(f"hdi_prob must lie between 0 and 1, got {hdi_prob}.")
         weights = None if self.log_weights is None else normalized_weights(self.log_weights)
         return summarize(
-            self.arrays,
+            chosen(self.arrays, addresses),
             masks=self.masks,
             context=Context(weights, self._exact, hdi_prob),
             dims=self.dims,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ppl.errors import AddressError
+from ppl.inference.axes import chosen
 from ppl.inference.moments import normalized_weights, weighted_hdi, weighted_moments
 from ppl.inference.posterior import Posterior
 from ppl.inference.summary import element_label
@@ -128,16 +129,13 @@ def marginals_of(posterior: Posterior, addresses: Sequence[str] | None = None) -
     Raises:
         AddressError: an address is not one of the posterior's.
     """
-    arrays = posterior.arrays
-    for address in addresses or ():
-        if address not in arrays:
-            raise AddressError(f"The posterior has no address {address!r}.\nIt has: {', '.join(map(repr, arrays))}.")
+    arrays = chosen(posterior.arrays, addresses)
     log_weights = np.zeros(posterior.shape) if posterior.log_weights is None else posterior.log_weights
     weights = normalized_weights(log_weights)
     return [
         marginal
-        for address in (arrays if addresses is None else addresses)
-        for marginal in _scalars(posterior, address, np.asarray(arrays[address]), weights)
+        for address, array in arrays.items()
+        for marginal in _scalars(posterior, address, np.asarray(array), weights)
     ]
 
 

@@ -165,6 +165,13 @@ def test_to_dataframe_has_the_same_numbers(weighted):
     assert summary.to_dataframe().loc["mu", "mean"] == summary.to_dict()["mu"]["mean"]
 
 
+def test_a_summary_of_some_addresses_has_their_rows_alone():
+    posterior = exact(jnp.log(jnp.array([0.25, 0.75])), z=[1.0, 5.0], a=[0.0, 1.0])
+    assert list(posterior.summary(addresses=["a"]).to_dict()) == ["a"]
+    with pytest.raises(AddressError, match="The posterior has no address 'b'.\nIt has: 'z', 'a'."):
+        posterior.summary(addresses=["a", "b"])
+
+
 def test_long_tables_are_cut_aloud():
     summary = Posterior({"x": np.zeros((1, 3, 70))}).summary()
     assert "10 more rows" in repr(summary)
