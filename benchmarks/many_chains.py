@@ -33,10 +33,10 @@ def square_root() -> np.ndarray:
     return np.linalg.cholesky(np.linalg.inv(covariance)).T.astype(np.float32)
 
 
-def ours(method: Any, root: Any, options: argparse.Namespace) -> Callable[[int], Any]:
-    """A method of ours with its chains side by side."""
+def ours(method: Any, root: Any, options: argparse.Namespace, layout: str = "vmap") -> Callable[[int], Any]:
+    """A method of ours, with its chains side by side or one a thread."""
     program = gaussian(jnp.asarray(root))
-    lengths = {"chains": options.chains, "warmup": options.warmup, "draws": options.draws, "layout": "vmap"}
+    lengths = {"chains": options.chains, "warmup": options.warmup, "draws": options.draws, "layout": layout}
     return lambda seed: ppl.infer(program, method, key=seed, progress=False, **lengths).draws["x"]
 
 
@@ -93,8 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in (("chains", 1000), ("warmup", 300), ("draws", 100)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--only", default="", help="candidates whose names hold this")
     options, root = parser.parse_args(), square_root()
     candidates = {
+        "ppl.MAMS()": ours(ppl.MAMS(), root, options),
+        "ppl.NUTS(), threads": ours(ppl.NUTS(), root, options, "threads"),
         "ppl.NUTS(), vmap": ours(ppl.NUTS(), root, options),
         "NumPyro, vectorized": numpyro_vectorized(root, options),
         "BlackJAX, vmap": blackjax_vmapped(root, options),
@@ -102,6 +105,8 @@ def main() -> None:
     print(f"{options.chains} chains, {options.warmup} + {options.draws}, {jax.default_backend()}: {jax.devices()[0]}")
     print(f"{'':<24}{'first s':>10}{'repeat s':>10}{'min ESS':>12}{'ESS/s':>12}{'error of sd':>13}")
     for name, run in candidates.items():
+        if options.only not in name:
+            continue
         first, repeat, ess, error = figures(run)
         print(f"{name:<24}{first:10.2f}{repeat:10.2f}{ess:12,.0f}{ess / repeat:12,.0f}{error:13.4f}", flush=True)
 

@@ -25,8 +25,6 @@ LOOK = 0.1
 """Seconds between two looks of the main thread at its groups."""
 SLICE = 0.3
 """Seconds that an advance should take: short enough for a lively bar and a prompt Ctrl-C."""
-MOST_THREADS = 16
-"""The most chains a core that run one after another in threads by default; more go side by side."""
 FIRST = 32
 """Transitions of the first advance of a group, from which its speed is known."""
 
@@ -110,12 +108,12 @@ class Visited(NamedTuple):
 def groups_of(chains: int, layout: str | None) -> list[Group]:
     """How chains are laid out: "threads" (one chain each), "vmap" (side by side), "devices" (side by side on each).
 
-    By default: threads on a CPU, unless there are very many chains; else side by side on all local devices.
+    By default: threads on a CPU, however many chains there are (docs/decisions/0010: a thousand NUTS chains one after
+    another take seconds, side by side minutes); else side by side on all local devices.
     """
     numbers, devices = tuple(range(chains)), jax.local_devices()
     if layout is None:
-        few = chains <= MOST_THREADS * _cores()
-        layout = "threads" if jax.default_backend() == "cpu" and len(devices) == 1 and few else "devices"
+        layout = "threads" if jax.default_backend() == "cpu" and len(devices) == 1 else "devices"
     if layout == "threads":
         return [Group((number,), None) for number in numbers]
     if layout == "vmap":
