@@ -22,6 +22,7 @@ from ppl.inference.runner import Group, Track, Visited, is_compiled
 from ppl.inference.summed import Summed
 from ppl.inference.warmup import Adaptation
 from ppl.numerics.chain import STATS
+from ppl.numerics.metric_estimates import CUTOFF
 from ppl.semantics.choices import latent_infos
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
@@ -89,7 +90,7 @@ class NUTS:
             capacity = self.adaptation.metric.directions.shape[-2]
         defaults = {"warmup": STEPS, "draws": STEPS, "thin": 1}
         numbers = {n: d if getattr(settings, n) is None else getattr(settings, n) for n, d in defaults.items()}
-        cutoff = 1.0 if self.metric == "dense" else 2.0
+        cutoff = 1.0 if self.metric == "dense" else CUTOFF
         return Plan(**numbers, target=self.target_acceptance, depth=self.max_depth, capacity=capacity, cutoff=cutoff)
 
 

@@ -20,8 +20,8 @@ from jaxtyping import Float
 
 from ppl.numerics.metric import Metric
 
-CUTOFF = 2.0
-"""Eigenvalues between 1 / CUTOFF and CUTOFF count as one."""
+CUTOFF = 1.25
+"""Eigenvalues between 1 / CUTOFF and CUTOFF count as one: nearer to one, a direction costs more than it gains."""
 PSEUDO_DRAWS = 5.0
 """The weight of the identity in covariances, in draws."""
 FULL = 512
