@@ -33,6 +33,8 @@ $(BENCH_STAMP): $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python examples/eight_schools.py
+	$(BIN)/python examples/hierarchical_regression.py
+	$(BIN)/python examples/mixture.py
 	$(BIN)/python examples/regression.py
 
 test: $(STAMP)

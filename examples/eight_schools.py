@@ -42,9 +42,8 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     print(posterior.summary(addresses=("mu", "tau", "theta")), "\n")
 
     weighted = ppl.infer(program, ppl.Importance(20_000 if quick else 200_000), key=0)
-    means = jnp.average(weighted.draws["theta"], axis=(0, 1), weights=jnp.exp(weighted.log_weights))
     print("Mean effects by NUTS:      ", *(f"{x:6.2f}" for x in posterior.deterministic["theta"].mean((0, 1))))
-    print("  by importance sampling:  ", *(f"{x:6.2f}" for x in means))
+    print("  by importance sampling:  ", *(f"{x:6.2f}" for x in weighted.summary(addresses=["theta"]).columns["mean"]))
 
     Path(folder).mkdir(parents=True, exist_ok=True)
     picture = Path(folder) / "eight_schools.png"

@@ -1,6 +1,6 @@
 """A Gaussian process: carbon dioxide at Mauna Loa, its rise, its seasons, and a forecast with honest bands.
 
-A curve is the sum of a straight line, a slow bend (Matern 3/2) and a season that repeats each year with a shape of its own;
+A curve is the sum of a straight line, a slow bend (Matern 3/2) and a season that repeats each year with its own shape;
 each is a Gaussian process, so their sum is one with the sum of their kernels. `ppl.NUTS` samples the kernels' scales.
 Given them the curve is normal, and two more years are predicted in closed form, draw by draw. The chains keep all cores
 busy already, so the linear algebra inside each is told to use one thread: it would spend its time waiting otherwise.
@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits
 import ppl
 import ppl.distributions as dist
 
-MONTHS = co2_data.load_pandas().data["co2"].resample("MS").mean()["1980":"1989"]
+WEEKS: Any = co2_data.load_pandas().data
+MONTHS = WEEKS["co2"].resample("MS").mean()["1980":"1989"]
 YEAR = (1980.0 + (np.arange(len(MONTHS)) + 0.5) / 12.0).astype(np.float32)
 LEVEL = 345.0
 CO2 = (MONTHS.to_numpy() - LEVEL).astype(np.float32)

@@ -2,7 +2,7 @@
 
 Each firm's elasticity of investment to its value is a draw from a common normal law, so that what twenty years say of
 one firm is read in the light of the others: firms with noisy data are pulled to the mean. As the model is written, some
-draws diverge where the elasticities hardly differ; the warning names the place and the cure, and the cure is taken here.
+draws diverge where the elasticities hardly differ; the warning names the place and the cure, which is taken here.
 
 Data: Grunfeld (1958), eleven firms, 1935-1954, from statsmodels (packaged; nothing is downloaded).
 """
@@ -19,7 +19,7 @@ from statsmodels.datasets import grunfeld
 import ppl
 import ppl.distributions as dist
 
-TABLE = grunfeld.load_pandas().data
+TABLE: Any = grunfeld.load_pandas().data
 FIRMS, FIRM = np.unique(TABLE["firm"].to_numpy(str), return_inverse=True)
 LOG_INVESTMENT = np.log(TABLE["invest"].to_numpy(np.float32))
 LOG_VALUE = np.log(TABLE["value"].to_numpy(np.float32))
@@ -43,7 +43,8 @@ def investment(log_value: Any, firm: Any, log_investment: Any = None) -> None:
 
 def separate_elasticities() -> np.ndarray:
     """What least squares says of each firm alone."""
-    return np.array([np.polyfit(CENTRED[FIRM == f], LOG_INVESTMENT[FIRM == f], 1)[0] for f in range(len(FIRMS))])
+    mine = [np.flatnonzero(np.equal(FIRM, f)) for f in range(len(FIRMS))]
+    return np.array([np.polyfit(CENTRED[rows], LOG_INVESTMENT[rows], 1)[0] for rows in mine])
 
 
 def draw(posterior: ppl.Posterior, path: Path) -> None:
@@ -54,7 +55,7 @@ def draw(posterior: ppl.Posterior, path: Path) -> None:
     b = np.asarray(posterior.arrays["b"]).reshape(-1, len(FIRMS))
     order, rows = np.argsort(b.mean(axis=0)), np.arange(len(FIRMS))
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    axes.axvline(posterior.draws["elasticity"].mean(), color="0.7", label="mean of all firms")
+    axes.axvline(float(posterior.draws["elasticity"].mean()), color="0.7", label="mean of all firms")
     axes.hlines(rows, *np.quantile(b[:, order], [0.05, 0.95], axis=0), color="#264a73", linewidth=3)
     axes.plot(b.mean(axis=0)[order], rows, "o", color="#d9480f", label="partially pooled, 90% interval")
     axes.plot(separate_elasticities()[order], rows, "kx", label="least squares, firm by firm")

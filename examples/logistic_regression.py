@@ -1,8 +1,8 @@
-"""Logistic regression: malignant or benign? Thirty measurements of 569 biopsies, and probabilities that can be believed.
+"""Logistic regression: malignant or benign? Thirty measurements of 569 biopsies, and probabilities to be believed.
 
 The prior on the coefficients of the standardised measurements is normal; its scale is a choice too, so how strongly to
-shrink is learnt from the data, where scikit-learn would need a grid of penalties. A quarter of the biopsies is held out:
-`Posterior.predict` runs the model at their measurements, averaging over what is not known of the coefficients.
+shrink is learnt from the data, where scikit-learn would need a grid of penalties. A quarter of the biopsies is held
+out: `Posterior.predict` runs the model at their measurements, averaging over what is not known of the coefficients.
 
 Data: Wisconsin diagnostic breast cancer (Street, Wolberg, Mangasarian 1993), from scikit-learn (packaged).
 """
@@ -21,7 +21,7 @@ import ppl
 import ppl.distributions as dist
 from ppl.plots import plot_forest
 
-RAW = load_breast_cancer()
+RAW: Any = load_breast_cancer()
 NAMES = tuple(RAW["feature_names"])
 X = ((RAW["data"] - RAW["data"].mean(axis=0)) / RAW["data"].std(axis=0)).astype(np.float32)
 MALIGNANT = (RAW["target"] == 0).astype(np.int32)

@@ -2,7 +2,7 @@
 
 Each wine picks a cultivar, and each cultivar has its own law of three measurements. The labels are written down as they
 are meant, one finite choice a wine. `ppl.NUTS` sums them out exactly while it moves the rest (178 sums of three terms,
-not 3^178) and afterwards draws them from their exact law. The posterior is the same under any renaming of the cultivars:
+not 3^178) and afterwards draws them from their exact law. Any renaming of the cultivars leaves the posterior the same:
 chains that start at the thirds of the wines by flavanoids stay with one naming.
 
 Data: chemical analysis of 178 wines of three cultivars of Piedmont, from scikit-learn (packaged).
@@ -20,7 +20,7 @@ from sklearn.datasets import load_wine
 import ppl
 import ppl.distributions as dist
 
-RAW = load_wine()
+RAW: Any = load_wine()
 FLAVANOIDS, COLOUR, PROLINE = (
     RAW["data"][:, RAW["feature_names"].index(name)] for name in ("flavanoids", "color_intensity", "proline")
 )

@@ -84,7 +84,7 @@ def test_mixture_recovers_the_labels_that_it_was_not_told(tmp_path):
         module, posterior = run("mixture", tmp_path)
     probabilities = module.label_probabilities(posterior)
     assert (probabilities.argmax(axis=1) == module.TRUTH).mean() > 0.94
-    members = [module.WINES[module.TRUTH == k].mean(axis=0) for k in range(3)]
+    members = [module.WINES[np.equal(module.TRUTH, k)].mean(axis=0) for k in range(3)]
     np.testing.assert_allclose(mean_of(posterior, "mean"), members, atol=0.25)
     assert "label" in posterior.remarks[0]
 
