@@ -12,6 +12,7 @@ from ppl.inference.importance import Importance
 from ppl.inference.independence import independence
 from ppl.inference.involution_check import check_involution
 from ppl.inference.involutive import involutive
+from ppl.inference.kernels import State
 from ppl.inference.langevin import mala
 from ppl.inference.many_chains import MAMS
 from ppl.inference.mcmc import MCMC
@@ -42,6 +43,7 @@ __all__ = [
     "Posterior",
     "Reachability",
     "Settings",
+    "State",
     "check_involution",
     "conjugate",
     "cycle",
