@@ -55,6 +55,38 @@ def r_hat(draws: Shaped[Array | np.ndarray, "chains draws *event"]) -> Float[np.
     return _by_element(draws, lambda stats, chains: stats.rhat(chains, chain_axis=0, draw_axis=1))
 
 
+def nested_r_hat(
+    draws: Shaped[Array | np.ndarray, "chains draws *event"], superchains: int
+) -> Float[np.ndarray, "*event"]:
+    """Rank-normalised nested R-hat: tells whether the warm-up was long enough, however few the draws of each chain.
+
+    Superchains are groups of consecutive chains that started at the same point, and otherwise went apart; where they
+    still differ, they remember their starts.
+
+    Args:
+        draws: real, integer or boolean draws of one site.
+        superchains: number of groups, of equal size.
+
+    Returns:
+        About 1 where superchains agree; NaN for constant draws.
+
+    Examples:
+        >>> import numpy as np
+        >>> chains = np.random.default_rng(0).normal(size=(64, 5))
+        >>> bool(nested_r_hat(chains, 8) < 1.05), bool(nested_r_hat(chains + np.arange(64)[:, None] // 8, 8) > 1.5)
+        (True, True)
+
+    Reference: Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari, Gelman (2024), *Nested R-hat*.
+    """
+    chains = len(np.asarray(draws))
+    if superchains < 2 or chains % superchains:
+        raise ShapeError(
+            f"expected a number of superchains, at least 2, that divides {chains} chains: got {superchains}"
+        )
+    ids = np.repeat(np.arange(superchains), chains // superchains)
+    return _by_element(draws, lambda stats, x: stats.rhat_nested(x, ids, chain_axis=0, draw_axis=1))
+
+
 def effective_sample_size(
     draws: Shaped[Array | np.ndarray, "chains draws *event"], kind: Literal["bulk", "tail"] = "bulk"
 ) -> Float[np.ndarray, "*event"]:

@@ -14,7 +14,7 @@ from ppl.inference.finish import Finished, finish, inspect_at
 from ppl.inference.initial import Starts
 from ppl.inference.many_chain_sampler import COLUMNS, ManyChainSampler, ManyPlan, SharedAdaptation
 from ppl.inference.mcmc import Run, visit
-from ppl.inference.method import Settings
+from ppl.inference.method import Settings, positive
 from ppl.inference.nuts import CAPACITY, METRICS, target_of
 from ppl.inference.posterior import Posterior
 from ppl.inference.runner import Group, Track, Visited
@@ -45,6 +45,8 @@ class MAMS:
         metric: "low_rank" (diagonal and the directions, up to 64, that stand out; the default), "diagonal", or "dense".
         start: Where chains start: values for all continuous choices by address, with a leading axis of chains.
         adaptation: What an earlier run learnt (`posterior.continuation.adaptation`); warmup may be 0 then.
+        superchains: Into so many groups of consecutive chains, each with one start, for
+            `ppl.diagnostics.convergence.nested_r_hat`; it must divide the chains. By default every chain has its own.
 
     `stats` holds, by draw, `log_density` (of the unconstrained choices, nats), `acceptance`, `diverging`, `step_size`,
     `steps` (gradients) and `length` (the mean length of trajectories); the last three are the same for all chains.
@@ -67,6 +69,7 @@ class MAMS:
     metric: str = "low_rank"
     start: Any = None
     adaptation: SharedAdaptation | None = None
+    superchains: int | None = None
     checks_data = True
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ class Job(NamedTuple):
     def what(self) -> Run:
         """The run, as checkpoints know it: one group."""
         given = [np.asarray(x).tolist() for x in jax.tree.leaves((self.method.start, self.method.adaptation))]
-        told = repr(("MAMS", self.method.target_acceptance, self.method.metric, given))
+        told = repr(("MAMS", self.method.target_acceptance, self.method.metric, self.method.superchains, given))
         return Run(self.program, self.key, told, self.settings, [Group(tuple(range(self.chains)), None)])
 
 
@@ -124,8 +127,23 @@ def _job(method: MAMS, program: Program, key: PRNGKey, settings: Settings) -> Jo
 
     reduce = None if settings.keep is None else kept
     plan = method.plan(target.dim, settings)
-    sampler = ManyChainSampler(target, key, plan, starts, method.adaptation, devices, reduce)
+    share = _chains_a_start(chains, method.superchains)
+
+    def start_at(chain: int, attempt: int) -> np.ndarray:
+        return starts(chain // share, attempt)
+
+    sampler = ManyChainSampler(target, key, plan, start_at, method.adaptation, devices, reduce)
     return Job(method, program, key, settings, sampler, chains)
+
+
+def _chains_a_start(chains: int, superchains: int | None) -> int:
+    if superchains is None:
+        return 1
+    if chains % positive("superchains", superchains, 2):
+        raise ValueError(
+            f"{chains} chains are not {superchains} superchains of equal size.\nFix: chains={superchains * 8}."
+        )
+    return chains // superchains
 
 
 def _devices(chains: int, layout: str | None) -> tuple[Any, ...]:

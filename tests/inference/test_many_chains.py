@@ -15,6 +15,7 @@ import pytest
 
 import ppl
 import ppl.distributions as dist
+from ppl.diagnostics.convergence import nested_r_hat
 from ppl.inference import many_chain_sampler
 from ppl.inference.many_chain_sampler import ends_of_windows
 
@@ -98,6 +99,7 @@ def test_what_was_learnt_can_be_reused(posterior):
 def test_a_checkpoint_is_taken_up(tmp_path, monkeypatch):
     program, file = gaussian(jnp.array([1.0, -2.0, 0.5])), tmp_path / "run.npz"
     whole = infer(program, checkpoint=file)
+
     def nothing_is_left(self, carry, transitions):
         raise AssertionError
 
@@ -124,8 +126,19 @@ def test_windows():
         assert ends[-1] <= warmup
 
 
+def test_nested_r_hat_sees_a_warm_up_that_is_too_short():
+    program, method = gaussian(jnp.array([1.0, -2.0, 0.5])), ppl.MAMS(superchains=8)
+    values = []
+    for warmup in (0, 150):
+        draws = infer(program, method, warmup=warmup, draws=4).draws["x"]
+        values.append(nested_r_hat(draws, 8).max())
+    assert values[0] > 1.3 > 1.1 > values[1]
+
+
 @pytest.mark.parametrize(("settings", "match"), [({"layout": "threads"}, "side by side"), ({"chains": 1}, "from many")])
 def test_refusals(settings, match):
+    with pytest.raises(ValueError, match="equal size"):
+        infer(lone(4), ppl.MAMS(superchains=7))
     with pytest.raises(ValueError, match=match):
         infer(lone(4), **settings)
 
