@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -14,9 +14,9 @@ def blocks(text):
     return ["\n" * text[: found.start(1)].count("\n") + found.group(1) for found in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", ["mcmc.md", "index.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/mcmc.md"])
 def test_code_runs(page):
-    path = DOCS / page
+    path = ROOT / page
     found = blocks(path.read_text())
     assert found
     space = {"__name__": f"docs_{path.stem}"}
