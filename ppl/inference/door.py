@@ -44,8 +44,8 @@ def infer(
         draws: Draws kept of each chain.
         thin: Steps of a chain for each draw kept.
         progress: Whether to show a progress bar; by default where the output is a terminal or a notebook.
-        checkpoint: A file to which the chains are saved from time to time. Where it exists, the run goes on from it, bit
-            for bit as if it had not been interrupted.
+        checkpoint: A file to which the chains are saved from time to time. Where it exists, the run goes on from it,
+            bit for bit as if it had not been interrupted.
         keep: The addresses to keep (memory), or a function of a draw's choices whose value is kept in their place.
         layout: How chains are laid out: "threads" (one chain each), "vmap" (side by side), "devices" (side by side on
             each). By default threads on a CPU, else devices.

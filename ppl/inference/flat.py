@@ -41,7 +41,7 @@ class Slot(NamedTuple):
 
 
 class FlatDensity(Handler):
-    """The joint log density of choices given in R^n, with the Jacobian of the bijection. Writes the constrained values."""
+    """The joint log density of choices given in R^n, with the Jacobian. Writes the constrained values."""
 
     scores_given = True
 

@@ -262,7 +262,7 @@ class HamiltonianSampler:
     @cached_property
     def _sizes(self) -> Sizes:
         doublings = max(10, self.plan.depth) if self.plan.length is None else 0
-        return sizes_for(self.dim, doublings, lockstep=self.group_size > 1)
+        return sizes_for(self.dim, doublings, chains=self.group_size)
 
     def _what(self, transitions: int, *, adapt: bool, thin: int = 1, scale: float = 1.0, depth: int = 0) -> Stretch:
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))

@@ -68,8 +68,8 @@ class Starts:
         return DegenerateWeightsError(
             f"{what} of chain {chain} on {program.name!r} had a finite log density with a finite gradient.\n"
             f"Log density by site at one of them:\n{density_table(program, complete)}\n"
-            "Fix: check the marked sites (data outside the support, a scale that under- or overflows), or give a start: "
-            "ppl.NUTS(start={address: value})."
+            "Fix: check the marked sites (data outside the support, a scale that under- or overflows), or give a "
+            "start: ppl.NUTS(start={address: value})."
         )
 
 

@@ -107,7 +107,7 @@ def _posterior(method: MCMC, sampler: KernelSampler, what: Run, visited: Visited
     _refuse_stuck(method, sampler, visited)
     parts, stats = visited.kept["states"], visited.kept["stats"]
     if what.settings.keep is None:
-        parts = finished(sampler.program, State(*parts), None)  # a checkpoint knows the names alone
+        parts = finished(sampler.program, State(*parts), None, _shape(stats))  # a checkpoint knows the names alone
     posterior = Posterior(
         **parts,
         stats=stats,
@@ -141,10 +141,14 @@ def _refuse_stuck(method: MCMC, sampler: KernelSampler, visited: Visited) -> Non
     )
 
 
-def finished(program: Program, states: State, keep: Keep) -> dict[str, Any]:
-    """Parts of a posterior from states with leading axes (chains, draws)."""
-    leaves = jax.tree.leaves(states)
-    shape = leaves[0].shape[:2] if leaves else (1, 1)
+def _shape(tree: Any, default: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """The leading axes (chains, draws) of arrays, where there are any."""
+    return next((x.shape[:2] for x in jax.tree.leaves(tree)), default)
+
+
+def finished(program: Program, states: State, keep: Keep, shape: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+    """Parts of a posterior from states with leading axes (chains, draws); `shape`, where there are no choices."""
+    shape = _shape(states, shape)
     flat = {a: np.asarray(x).reshape(-1, *x.shape[2:]) for a, x in states.choices.items()}
     if callable(keep):
         return {"draws": {}, "values": _in_blocks(jax.vmap(keep), flat, shape)}

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppl.numerics.chain import ChainState, Recorded, Sizes, Stretch, stretch
+from ppl.numerics.chain import CHAINS, ChainState, Recorded, Sizes, Stretch, stretch
 from ppl.numerics.metric import Metric
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
@@ -77,7 +77,7 @@ def _compiled(backend: str, *, lockstep: bool) -> Any:
     """The one compiled function: a stretch of one chain, or of chains side by side."""
 
     def many(target: Any, key: PRNGKey, packed: Packed, sizes: Sizes) -> Any:
-        return jax.vmap(lambda part: _one(target, key, part, sizes))(packed)
+        return jax.vmap(lambda part: _one(target, key, part, sizes), axis_name=CHAINS)(packed)
 
     return jax.jit(many if lockstep else _one, static_argnums=3, compiler_options=COMPILER.get(backend, {}))
 

@@ -4,8 +4,10 @@ Law: positions and numbers of a chain depend on its key and the number of the tr
 are cut. All randomness of a block of transitions is drawn at once, outside the loops over leaves; a leaf needs one
 hash. The gradient is compiled once: even the first log density is that of a transition with step size zero.
 
-With `lockstep` many chains go side by side under `vmap` in one flat loop over leaves, so that no chain waits for the
-longest trajectory of the others; without it the loops are nested, which is faster for one chain on a CPU.
+With `lockstep` many chains go side by side under `jax.vmap(..., axis_name=CHAINS)` in one flat loop over leaves, so
+that no chain waits for the longest trajectory of the others; without it the loops are nested, which is faster for one
+chain on a CPU. A loop that many chains share goes on while any of them needs it, and is written so that its condition
+is one number for all: else `vmap` would copy the whole record at every leaf, to keep it for chains that are done.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,10 @@ from ppl.typing import PRNGKey
 
 STATS = ("log_density", "energy", "acceptance", "step_size", "steps", "tree_depth", "diverging")
 """What is recorded of a transition, in this order."""
+CHAINS = "chains"
+"""The name of the mapped axis of chains that go side by side."""
+BUDGET, MANY_BUDGET = 1 << 16, 1 << 21
+"""How many numbers the positions in a record may hold, of one chain and of chains side by side together."""
 JITTER = 0.4
 """Static trajectories are longer or shorter than their mean by up to this share."""
 MOST_STEPS = 1024.0
@@ -98,11 +104,12 @@ class Sizes(NamedTuple):
     lockstep: bool
 
 
-def sizes_for(dim: int, doublings: int, *, lockstep: bool) -> Sizes:
-    """Sizes that depend on the dimension alone, so that other numbers of draws need no compilation."""
-    budget = 1 << 16
-    rows = 1 << max(4, min(10, (budget // max(dim, 1)).bit_length() - 1))
-    return Sizes(rows, max(1, min(32, budget // max(dim, 1))), doublings, lockstep)
+def sizes_for(dim: int, doublings: int, *, chains: int = 1) -> Sizes:
+    """Sizes that depend on the dimension and the chains side by side, so that other draws need no compilation."""
+    budget = BUDGET // max(dim, 1)
+    each = budget if chains == 1 else MANY_BUDGET // (max(dim, 1) * chains)
+    rows = 1 << max(4, min(10, each.bit_length() - 1))
+    return Sizes(rows, max(1, min(32, budget)), doublings, chains > 1)
 
 
 def stretch(
@@ -124,7 +131,8 @@ def stretch(
     within = _within(value_and_grad, metric, lockstep=sizes.lockstep)
     walk = _flat_walk if sizes.lockstep else _nested_walk
     dim, dtype = state.point.position.shape[-1], state.point.position.dtype
-    blank = Recorded(*(jnp.zeros((sizes.rows, n), dtype) for n in (dim, dim, len(STATS))))
+    rows = sizes.rows + sizes.lockstep  # side by side, a row more for what is not to be recorded
+    blank = Recorded(*(jnp.zeros((rows, n), dtype) for n in (dim, dim, len(STATS))))
     put = _recorder(metric, what, sizes)
 
     def block(carry: Any) -> Any:
@@ -134,9 +142,22 @@ def stretch(
         state, record = walk(within, put, noise, count, (done, state, record), (what, sizes))
         return done + count, state, record
 
-    start = (jnp.zeros_like(what.transitions), state, blank)
-    _, state, record = lax.while_loop(lambda carry: carry[0] < what.transitions, block, start)
-    return state, record
+    def go_on(carry: Any) -> Any:
+        return _any(carry[0] < what.transitions, lockstep=sizes.lockstep)
+
+    _, state, record = lax.while_loop(go_on, block, (jnp.zeros_like(what.transitions), state, blank))
+    return state, _positions(metric, record, sizes) if sizes.lockstep else record
+
+
+def _positions(metric: Metric, record: Recorded, sizes: Sizes) -> Recorded:
+    """A record of coordinates as one of positions, without its last row."""
+    places = jax.vmap(lambda row: to_position(metric, row, lockstep=True))(record.positions)
+    return Recorded(places[: sizes.rows], record.gradients[: sizes.rows], record.stats[: sizes.rows])
+
+
+def _any(flag: Any, *, lockstep: bool) -> Any:
+    """Whether any of the chains side by side says so: one answer for all."""
+    return lax.pmax(flag.astype(jnp.int32), CHAINS) > 0 if lockstep else flag
 
 
 def _within(value_and_grad: ValueAndGrad, metric: Metric, *, lockstep: bool) -> ValueAndGrad:
@@ -233,26 +254,28 @@ def _nested_walk(
 def _flat_walk(
     value_and_grad: ValueAndGrad, put: Callable[..., Recorded], noise: Noise, count: Any, walk: Walk, setting: Any
 ) -> tuple[ChainState, Recorded]:
-    """One loop over leaves; a finished trajectory is recorded and the next one planted in its body."""
+    """One loop over leaves; a finished trajectory is recorded and the next one planted in its body.
+
+    A chain that is done with the block goes on growing a trajectory that is never recorded.
+    """
     what, sizes = setting
-    done, start, blank = walk
+    done, start, record = walk
+    unused = sizes.rows * what.thin  # its row lies behind the last one, where nothing is written
 
     def grow(carry: Any) -> Any:
         number, state, record, growth = carry
-        step_size = _step_size(state, what)
-        drawn = _leaf_noise(noise.keys[number], growth[0].leaves, step_size.dtype)
-        growth = _leaf(value_and_grad, step_size, growth, drawn, setting)
+        step_size, index = _step_size(state, what), jnp.minimum(number, sizes.block - 1)
+        drawn = _leaf_noise(noise.keys[index], growth[0].leaves, step_size.dtype)
+        tree, half = _leaf(value_and_grad, step_size, growth, drawn, setting)
+        landing = tree.finished & (number < count)
+        record = put(record, jnp.where(landing, done + number, unused), tree, step_size)
+        state = select(landing, _landed(state, tree, what), state)
+        following = jnp.minimum(number + 1, sizes.block - 1)
+        growth = select(tree.finished, _planted(state, noise, following, setting), (tree, half))
+        return number + landing, state, record, growth
 
-        def land(carry: Any) -> Any:
-            number, state, record, (tree, _) = carry
-            state, record = _landed(state, tree, what), put(record, done + number, tree, step_size)
-            following = jnp.minimum(number + 1, sizes.block - 1)
-            return number + 1, state, record, _planted(state, noise, following, setting)
-
-        return lax.cond(growth[0].finished, land, lambda carry: carry, (number, state, record, growth))
-
-    first = (jnp.zeros_like(count), start, blank, _planted(start, noise, 0, setting))
-    _, state, record, _ = lax.while_loop(lambda carry: carry[0] < count, grow, first)
+    first = (jnp.zeros_like(count), start, record, _planted(start, noise, 0, setting))
+    _, state, record, _ = lax.while_loop(lambda carry: _any(carry[0] < count, lockstep=True), grow, first)
     return state, record
 
 
@@ -271,7 +294,8 @@ def _recorder(metric: Metric, what: Stretch, sizes: Sizes) -> Callable[..., Reco
             "diverging": tree.diverging,
         }
         stats = jnp.stack([jnp.asarray(numbers[name], point.position.dtype) for name in STATS])
-        values = (to_position(metric, point.position, lockstep=sizes.lockstep), point.gradient, stats)
+        place = point.position if sizes.lockstep else to_position(metric, point.position)
+        values = (place, point.gradient, stats)
         return Recorded(*(lax.dynamic_update_index_in_dim(b, v, row, 0) for b, v in zip(record, values, strict=True)))
 
     return put

@@ -97,4 +97,3 @@ _RULES: dict[str, Callable[[Any, Sequence[Any]], list[Any]]] = {
     "closed_call": _inlined,
     "scan": _scan,
 }
-

@@ -23,6 +23,7 @@ def _small_figures_without_a_display(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
 
 
+@pytest.mark.filterwarnings("ignore::ppl.errors.ConvergenceWarning")  # a quick run has not mixed, and says so
 def test_dirichlet_process(tmp_path):
     picture = tmp_path / "density.png"
     result = loaded("dirichlet_process").main(quick=True, path=str(picture))

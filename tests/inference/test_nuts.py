@@ -3,7 +3,6 @@
 Statistical tests look at the last draws of many chains, which are independent: false-alarm rate 1e-6.
 """
 
-import _thread
 import warnings
 
 import jax.numpy as jnp
@@ -137,15 +136,20 @@ def test_ctrl_c_returns_what_was_drawn(monkeypatch):
     """The main thread is interrupted once sampling goes on; what it returns is the start of the whole run."""
     monkeypatch.setattr(runner, "FIRST", 8)
     monkeypatch.setattr(runner, "SLICE", 1e-4)
-    seen, add = [], runner.Reporter.add
+    sampling, add, waited = [], runner.Reporter.add, runner.wait
 
     def watched(self, progress):
         add(self, progress)
-        seen.append(progress.phase)
-        if seen.count("sampling") == 8:
-            _thread.interrupt_main()
+        sampling.extend([progress.phase] * (progress.phase == "sampling"))
+
+    def wait(futures, timeout):
+        if len(sampling) >= 8:
+            monkeypatch.setattr(runner, "wait", waited)
+            raise KeyboardInterrupt
+        return waited(futures, timeout=0.005)
 
     monkeypatch.setattr(runner.Reporter, "add", watched)
+    monkeypatch.setattr(runner, "wait", wait)
     cut = draws_of(draws=100_000)
     made = cut.shape[1]
     assert 0 < made < 100_000

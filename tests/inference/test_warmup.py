@@ -29,7 +29,7 @@ def test_windows_lie_in_the_warm_up_and_leave_a_stretch(warmup):
     assert list(ends) == sorted(set(ends))
     assert (warmup < 12) == (not ends)
     if ends:
-        assert 0 < ends[0]
+        assert ends[0] > 0
         assert ends[-1] == warmup - max(10, round(0.05 * warmup))
         lengths = np.diff([0, *ends])
         assert lengths[-1] >= 0.5 * ends[-1] or len(ends) == 1

@@ -64,12 +64,17 @@ def moved(key, pair, target_of, doublings):
     value, gradient = density(start)
     point = Point(coordinates, jnp.zeros(3), pull_gradient(METRIC, gradient, lockstep=True), value)
     state = state._replace(point=point, step=step)
-    sizes = sizes_for(3, doublings, lockstep=True)._replace(rows=1, block=1)
+    sizes = sizes_for(3, doublings)._replace(rows=1, block=1, lockstep=True)
     two = Stretch(
         *map(jnp.int32, (2, 2)), jnp.float32(0.8), jnp.bool_(False), jnp.int32(4), *map(jnp.float32, (1, 1.5))
     )
-    _, record = stretch(density, METRIC, state, key, two, sizes)
-    return pair | flat.choices(record.positions[0])
+
+    def side_by_side(state):
+        return stretch(density, METRIC, state, key, two, sizes)
+
+    alone = jax.tree.map(lambda x: x[None], state)
+    _, record = jax.vmap(side_by_side, axis_name=chain.CHAINS)(alone)
+    return pair | flat.choices(record.positions[0, 0])
 
 
 def inverse(metric, x):
