@@ -19,7 +19,6 @@ import matplotlib
 import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 from statsmodels.datasets import co2 as co2_data
-from threadpoolctl import threadpool_limits
 
 import ppl
 import ppl.distributions as dist
@@ -94,8 +93,7 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     program = concentration(jnp.asarray(YEAR[SEEN]), jnp.asarray(CO2[SEEN]))
     print(program, "\n")
     length = 300 if quick else 1000
-    with threadpool_limits(1):
-        posterior = ppl.infer(program, ppl.NUTS(0.95), key=0, chains=4, warmup=length, draws=length)
+    posterior = ppl.infer(program, ppl.NUTS(0.95), key=0, chains=4, warmup=length, draws=length)
     print(posterior.summary(), "\n")
     curves = predicted(posterior)
     low, high = np.quantile(curves[:, ~SEEN], [0.05, 0.95], axis=0) - LEVEL
