@@ -50,9 +50,15 @@ def divergence_notes(posterior: Drawn) -> list[Note]:
     rule = rule or any_noncentered_rule(posterior)
     text = (
         f"{count} of {diverging.size} draws diverged{where}: the posterior is not explored there. Try "
-        f"ppl.NUTS(target_acceptance=0.95){f', or {rule}' if rule else ', or another parameterisation'}."
+        f"ppl.NUTS(target_acceptance={_nearer_to_one(posterior)}){f', or {rule}' if rule else ''}."
     )
     return [Note(text, warning=True)]
+
+
+def _nearer_to_one(posterior: Drawn) -> float:
+    """A target acceptance above the one that the run had."""
+    reached = float(np.mean(posterior.stats.get("acceptance", 0.8)))
+    return next((target for target in (0.9, 0.95, 0.99) if target > reached + 0.04), 0.999)
 
 
 def concentration(scalars: Scalars, diverging: np.ndarray) -> Region | None:

@@ -69,7 +69,9 @@ def test_divergences_that_gather_are_located(good):
     good["stats"]["diverging"] = tau < np.quantile(tau, 0.01)
     (text,) = notes_of(good)
     assert text.startswith("40 of 4000 draws diverged, 80% of them where tau < ")
-    assert text.endswith("Try ppl.NUTS(target_acceptance=0.95), or another parameterisation.")
+    assert text.endswith("Try ppl.NUTS(target_acceptance=0.9).")
+    good["stats"]["acceptance"] = np.full(tau.shape, 0.92)
+    assert notes_of(good)[0].endswith("Try ppl.NUTS(target_acceptance=0.99).")
 
 
 def test_divergences_without_a_pattern_name_no_region(good, rng):
