@@ -43,7 +43,7 @@ def enable() -> bool:
 
 def _backend_is_up() -> bool:
     """Whether JAX has started: a setting that must be made before cannot be made any more (by its documentation)."""
-    devices = jax.config.jax_num_cpu_devices
+    devices = getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009  (JAX makes it at run time)
     try:
         jax.config.update("jax_num_cpu_devices", devices + 2)  # the present value would be no change, and no error
     except RuntimeError:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from ppl.inference import data_checks
-from ppl.inference.method import ChecksData, Method, Settings, positive
+from ppl.inference.method import Method, Settings, positive
 from ppl.inference.posterior import Posterior
 from ppl.semantics.keys import as_key
 from ppl.semantics.program import Program
@@ -83,7 +83,7 @@ def infer(
         check_data,
     )
     run_key = as_key(key)
-    if check_data and not isinstance(method, ChecksData):
+    if check_data and not getattr(method, "checks_data", False):
         data_checks.check_data(program, jax.random.fold_in(run_key, _CHECKS))
     return method.run(program, run_key, settings)
 

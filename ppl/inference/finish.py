@@ -61,8 +61,11 @@ def _kept(keep: Keep, whole: Finished) -> Finished:
         return whole
     if callable(keep):
         return Finished({}, {}, {}, keep(whole.draws))
-    parts = ({a: x for a, x in part.items() if a in keep} for part in (whole.draws, whole.masks, whole.deterministic))
-    return Finished(*parts, None)
+
+    def some(part: dict[str, Any]) -> dict[str, Any]:
+        return {a: x for a, x in part.items() if a in keep}
+
+    return Finished(some(whole.draws), some(whole.masks), some(whole.deterministic), None)
 
 
 def finish(target: Any, key: PRNGKey, positions: np.ndarray, first: Any, keep: Keep, block: int) -> Finished:

@@ -302,7 +302,7 @@ def _length(length: float, dtype: Any) -> LengthAdaptation:
 def _restarted(state: Ensemble, dim: int) -> Ensemble:
     """Averages start anew; early on, so does the step size, since the metric was a guess."""
     zero = np.zeros_like(state.step.averaged)
-    settled = state.step.count >= SETTLED
+    settled = state.step.iterations >= SETTLED
     step = state.step._replace(averaged=zero) if settled else started(default_step(dim) * dim**0.5, zero.dtype)
     return state._replace(step=step, length=state.length._replace(averaged=zero))
 

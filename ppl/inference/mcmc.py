@@ -75,9 +75,9 @@ class MCMC:
         ... def coin(y):
         ...     p = ppl.sample("p", dist.Beta(2.0, 2.0))
         ...     ppl.sample("y", dist.Binomial(10, p), obs=y)
-        >>> posterior = ppl.infer(coin(7), MCMC(trace_mh_kernel), key=0, chains=2, warmup=100, draws=200)
+        >>> posterior = ppl.infer(coin(7), MCMC(trace_mh_kernel), key=0, chains=2, warmup=500, draws=2000)
         >>> posterior.draws["p"].shape
-        (2, 200)
+        (2, 2000)
     """
 
     kernel: KernelMaker
@@ -91,14 +91,13 @@ class MCMC:
         groups = groups_for(settings)
         thin = self.thin if settings.thin is None else settings.thin
         lockstep = len(groups[0].chains) > 1
-        reduce = None
-        if settings.keep is not None:
 
-            def reduce(states: State, first: tuple[int, int]) -> Any:
-                del first
-                return finished(program, states, settings.keep)
+        def reduce(states: State, first: tuple[int, int]) -> Any:
+            del first
+            return finished(program, states, settings.keep)
 
-        sampler = KernelSampler(self.kernel, program, key, warmup * thin, draws, thin, lockstep, reduce)
+        kept = None if settings.keep is None else reduce
+        sampler = KernelSampler(self.kernel, program, key, warmup * thin, draws, thin, lockstep, kept)
         what = Run(program, key, repr((self.name, self.kernel)), settings, groups)
         return _posterior(self, sampler, what, visit(sampler, what))
 

@@ -45,18 +45,14 @@ CHAIN_SETTINGS = ("chains", "warmup", "draws", "thin", "progress", "checkpoint",
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to a posterior. The library's methods are frozen dataclasses; one of the user's own needs only `run`."""
+    """A way to a posterior. The library's methods are frozen dataclasses; one of the user's own needs only `run`.
+
+    A method with a true attribute `checks_data` looks at the observations itself, where `settings.check_data` says so.
+    """
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Infer the normalised measure of the program."""
         ...
-
-
-@runtime_checkable
-class ChecksData(Protocol):
-    """A method that looks at the observations itself, where `settings.check_data` says so."""
-
-    checks_data: bool
 
 
 def refuse(settings: Settings, names: tuple[str, ...], method: str, fix: str) -> None:

@@ -142,14 +142,13 @@ def _job(method: NUTS, program: Program, key: PRNGKey, settings: Settings) -> Jo
     groups = groups_for(settings)
     starts = Starts(target, key, None if method.start is None else _given(target, method.start))
     plan = method.plan(target.dim, settings)
-    reduce = None
-    if settings.keep is not None:
 
-        def reduce(positions: np.ndarray, first: tuple[int, int]) -> Finished:
-            return finish(target, key, positions, first, settings.keep, _block(target.dim))
+    def reduce(positions: np.ndarray, first: tuple[int, int]) -> Finished:
+        return finish(target, key, positions, first, settings.keep, _block(target.dim))
 
+    kept = None if settings.keep is None else reduce
     side, enough = len(groups[0].chains), CHOOSY if method.start is None and method.adaptation is None else 1
-    sampler = HamiltonianSampler(target, key, plan, starts, method.adaptation, side, reduce, enough)
+    sampler = HamiltonianSampler(target, key, plan, starts, method.adaptation, side, kept, enough)
     _prepare(sampler, starts, program, key, check=settings.check_data, finishing=settings.keep is None)
     return Job(method, program, key, settings, sampler, groups)
 
@@ -204,7 +203,7 @@ def _posterior(job: Job, visited: Visited, first_draw: int = 0) -> Posterior:
         masks=finished.masks,
         deterministic=finished.deterministic,
         values=finished.values,
-        stats=stats,
+        stats=dict(stats),
         diagnostics=_diagnostics(stats, visited),
         program=job.program,
         method=type(job.method).__name__,

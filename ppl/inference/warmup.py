@@ -101,7 +101,7 @@ def moved_to(
     dtype = np.asarray(metric.scale).dtype
     metric = metric._replace(center=np.asarray(position, dtype))
     point = Point(np.zeros_like(metric.center), np.zeros_like(metric.center), pulled(metric, gradient), state.point[3])
-    settled = state.step.count >= SETTLED
+    settled = state.step.iterations >= SETTLED
     step = state.step._replace(averaged=np.zeros((), dtype)) if settled else started(default_step(len(position)), dtype)
     return metric, state._replace(point=point, step=step)
 
@@ -121,7 +121,7 @@ def learn(metric: Metric, state: ChainState, window: Window, cutoff: float) -> t
     A window in which the chain hardly moved teaches nothing; then only the step size starts anew.
     """
     position, gradient = window.draws[-1], window.gradients[-1]
-    if state.step.count < SETTLED:  # the chain is on its way to the bulk: what it met first is not like it
+    if state.step.iterations < SETTLED:  # the chain is on its way to the bulk: what it met first is not like it
         window = Window(*(part[len(part) // 2 :] for part in window))
     if not _informative(window):
         return moved_to(metric, state, position, gradient)

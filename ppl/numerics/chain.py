@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from ppl.numerics.metric import Metric, pull_gradient, to_position
 from ppl.numerics.static_trajectory import plant_static, static_leaf
@@ -49,7 +49,7 @@ class ChainState(NamedTuple):
 
     point: Point
     step: DualAveraging
-    transition: Int[Array, ""]
+    transition: Int[Any, ""]
 
 
 class Recorded(NamedTuple):
@@ -61,9 +61,9 @@ class Recorded(NamedTuple):
         stats: One column for each of `STATS`.
     """
 
-    positions: Float[Array, "rows dim"]
-    gradients: Float[Array, "rows dim"]
-    stats: Float[Array, "rows stats"]
+    positions: Float[Any, "rows dim"]
+    gradients: Float[Any, "rows dim"]
+    stats: Float[Any, "rows stats"]
 
 
 class Stretch(NamedTuple):
@@ -176,9 +176,9 @@ def _within(value_and_grad: ValueAndGrad, metric: Metric, *, lockstep: bool) -> 
 class Noise(NamedTuple):
     """The randomness of a block of transitions: momenta, first directions or lengths, a key for the leaves of each."""
 
-    momenta: Float[Array, "block dim"]
-    forward: Array
-    jitter: Array
+    momenta: Float[Any, "block dim"]
+    forward: Any
+    jitter: Any
     keys: Any
 
 

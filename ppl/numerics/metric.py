@@ -66,8 +66,10 @@ def _stretched(metric: Metric, vector: Any, *, lockstep: bool) -> Any:
         active = jnp.where(jnp.arange(capacity) < metric.rank, metric.stretch, 0.0)
         return vector + (active * (metric.directions @ vector)) @ metric.directions
 
+    rows, stretch = jnp.asarray(metric.directions), jnp.asarray(metric.stretch)
+
     def add(row: Any, total: Any) -> Any:
-        direction = metric.directions[row]
-        return total + metric.stretch[row] * jnp.sum(direction * vector) * direction
+        direction = rows[row]
+        return total + stretch[row] * jnp.sum(direction * vector) * direction
 
     return lax.fori_loop(0, metric.rank, add, vector)

@@ -6,7 +6,7 @@ Reference: Hoffman & Gelman (2014), *The No-U-Turn Sampler*, eq. (6) and Algorit
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 SHRINKAGE = 0.05
 """gamma: how strongly log step sizes are drawn to their anchor."""
@@ -24,16 +24,16 @@ class DualAveraging(NamedTuple):
         log_average: The averaged log step size, to use after the warm-up.
         error: The mean error of the acceptance.
         anchor: Where log step sizes are drawn to.
-        count: Iterations that the error is a mean of: as it grows, the step size calms down.
+        iterations: Iterations that the error is a mean of: as it grows, the step size calms down.
         averaged: Iterations that the average is over.
     """
 
-    log_step: Float[Array, ""]
-    log_average: Float[Array, ""]
-    error: Float[Array, ""]
-    anchor: Float[Array, ""]
-    count: Float[Array, ""]
-    averaged: Float[Array, ""]
+    log_step: Float[Any, ""]
+    log_average: Float[Any, ""]
+    error: Float[Any, ""]
+    anchor: Float[Any, ""]
+    iterations: Float[Any, ""]
+    averaged: Float[Any, ""]
 
 
 def updated(state: DualAveraging, acceptance: Any, target: Any) -> DualAveraging:
@@ -44,11 +44,11 @@ def updated(state: DualAveraging, acceptance: Any, target: Any) -> DualAveraging
         acceptance: The mean acceptance probability of the trajectory.
         target: What it should be on average.
     """
-    count = state.count + 1
-    share = 1.0 / (count + DELAY)
+    iterations = state.iterations + 1
+    share = 1.0 / (iterations + DELAY)
     error = (1 - share) * state.error + share * (target - acceptance)
-    log_step = state.anchor - jnp.sqrt(count) / SHRINKAGE * error
+    log_step = state.anchor - jnp.sqrt(iterations) / SHRINKAGE * error
     averaged = state.averaged + 1
     weight = averaged**-FORGETTING
     average = weight * log_step + (1 - weight) * state.log_average
-    return DualAveraging(log_step, average, error, state.anchor, count, averaged)
+    return DualAveraging(log_step, average, error, state.anchor, iterations, averaged)

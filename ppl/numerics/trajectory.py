@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 DIVERGENCE = 1000.0
 """A leaf whose energy exceeds the first one's by so many nats is a divergence."""
@@ -32,10 +32,10 @@ ValueAndGrad = Callable[[Any], tuple[Any, Any]]
 class Point(NamedTuple):
     """A point of phase space, with the log density (nats) and its gradient at the position."""
 
-    position: Float[Array, "dim"]
-    momentum: Float[Array, "dim"]
-    gradient: Float[Array, "dim"]
-    log_density: Float[Array, ""]
+    position: Float[Any, "dim"]
+    momentum: Float[Any, "dim"]
+    gradient: Float[Any, "dim"]
+    log_density: Float[Any, ""]
 
     @property
     def energy(self) -> Any:
@@ -52,16 +52,16 @@ class Half(NamedTuple):
     """
 
     frontier: Point
-    direction: Float[Array, ""]
-    leaf: Int[Array, ""]
-    momentum_sum: Float[Array, "dim"]
-    log_weight: Float[Array, ""]
+    direction: Float[Any, ""]
+    leaf: Int[Any, ""]
+    momentum_sum: Float[Any, "dim"]
+    log_weight: Float[Any, ""]
     proposal: Point
-    first: Float[Array, "dim"]
-    previous: Float[Array, "dim"]
-    firsts: Float[Array, "rows dim"]
-    befores: Float[Array, "rows dim"]
-    sums: Float[Array, "rows dim"]
+    first: Float[Any, "dim"]
+    previous: Float[Any, "dim"]
+    firsts: Float[Any, "rows dim"]
+    befores: Float[Any, "rows dim"]
+    sums: Float[Any, "rows dim"]
 
 
 class Tree(NamedTuple):
@@ -72,15 +72,15 @@ class Tree(NamedTuple):
 
     left: Point
     right: Point
-    momentum_sum: Float[Array, "dim"]
-    log_weight: Float[Array, ""]
+    momentum_sum: Float[Any, "dim"]
+    log_weight: Float[Any, ""]
     proposal: Point
-    depth: Int[Array, ""]
-    energy: Float[Array, ""]
-    accepted: Float[Array, ""]
-    leaves: Int[Array, ""]
-    diverging: Bool[Array, ""]
-    finished: Bool[Array, ""]
+    depth: Int[Any, ""]
+    energy: Float[Any, ""]
+    accepted: Float[Any, ""]
+    leaves: Int[Any, ""]
+    diverging: Bool[Any, ""]
+    finished: Bool[Any, ""]
 
 
 Growth = tuple[Tree, Half]

@@ -54,9 +54,9 @@ def test_a_window_gives_a_metric_centred_at_the_chain(count, rng):
 def test_the_step_size_starts_anew_until_it_is_settled(rng):
     young = learn(metric_of(), state_after(SETTLED - 1), some_window(rng), 2.0)[1].step
     assert float(young.log_step) == pytest.approx(np.log(default_step(DIM)))
-    assert young.count == 0
+    assert young.iterations == 0
     old = learn(metric_of(), state_after(SETTLED), some_window(rng), 2.0)[1].step
-    assert (float(old.log_step), old.count, old.averaged) == (-2.0, SETTLED, 0)
+    assert (float(old.log_step), old.iterations, old.averaged) == (-2.0, SETTLED, 0)
 
 
 def stuck(rng):
