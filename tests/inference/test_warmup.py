@@ -18,7 +18,7 @@ def metric_of(capacity=DIM, dtype=np.float32):
 def state_after(count):
     state = initial_state(np.zeros(DIM, np.float32))
     step = state.step._replace(
-        count=np.float32(count), averaged=np.float32(count), log_step=np.float32(-2), log_average=np.float32(-3)
+        iterations=np.float32(count), averaged=np.float32(count), log_step=np.float32(-2), log_average=np.float32(-3)
     )
     return state._replace(step=step)
 
