@@ -43,7 +43,7 @@ def indicator(score):
 
 def test_a_conjugate_posterior(key):
     y = jnp.array([2.0, 3.5, 1.0])
-    posterior = infer(normal(y), MH(), key=key, chains=2000, warmup=60, draws=1)
+    posterior = infer(normal(y), MH(), key=key, chains=2000, warmup=60, draws=1, layout="vmap")
     mu = np.asarray(posterior.draws["mu"][:, 0])
     precision = 1 / 4 + 3
     mean, sd = (1 / 4 + y.sum()) / precision, precision**-0.5
@@ -53,7 +53,7 @@ def test_a_conjugate_posterior(key):
 
 def test_the_branch_indicator(key):
     """Published as .503 by an implementation whose move between branches scored only one of them."""
-    posterior = infer(indicator(jnp.array(3.0)), MH(), key=key, chains=4000, warmup=60, draws=1)
+    posterior = infer(indicator(jnp.array(3.0)), MH(), key=key, chains=4000, warmup=60, draws=1, layout="vmap")
     share, exact = float(posterior.draws["a"].mean()), 1 / (1 + np.exp(-3.0))
     assert abs(share - exact) < Z * (exact * (1 - exact) / 4000) ** 0.5
     assert abs(share - 0.503) > 0.4

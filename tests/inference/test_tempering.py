@@ -38,6 +38,7 @@ def left_mass(posterior):
     return np.asarray(posterior.draws["x"])[..., 0] < 0
 
 
+@pytest.mark.slow
 def test_masses_of_modes(posterior):
     """Means of independent chains: a t statistic of 39 degrees of freedom beyond 5.9 has a chance of 7e-7."""
     means = left_mass(posterior).mean(1)
@@ -53,6 +54,7 @@ def test_the_kernel_alone_is_stuck():
     assert (np.diff(left_mass(alone).astype(int), axis=1) != 0).sum() == 0
 
 
+@pytest.mark.slow
 def test_the_ladder_is_learnt_and_round_trips_are_counted(posterior):
     found = posterior.diagnostics
     rates = [found[f"swap_rate[{k}]"] for k in range(5)]

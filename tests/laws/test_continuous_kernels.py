@@ -45,11 +45,13 @@ def joint_test(maker, program, key, steps):
     return one_step_joint(draw, move, key=key, replicates=2000, steps=steps, quantities=quantities)
 
 
+@pytest.mark.slow  # the catalogue has one line of each kernel in the default run
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_the_joint_law_stays(name, key):
     joint_test(MAKERS[name], TARGETS[name](), key, steps=3).check(1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(moves.MUTANTS))
 def test_mutants_die(name, key):
     with pytest.raises(LawViolation):

@@ -108,6 +108,7 @@ def test_without_the_jacobian_it_dies(key):
         joint_test(key, NoJacobian).check(1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("doublings", [4, 0], ids=["nuts", "hmc"])
 def test_momenta_of_a_wrong_size_die(doublings, key, monkeypatch):
     drawn = chain._noise
