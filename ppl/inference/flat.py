@@ -81,7 +81,7 @@ class Flat:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Where each address lives in the vector."""
-        return _slots(self.program.function, self.program.arguments, _Shapes(self.program))
+        return _slots(Structure(self.program))
 
     @property
     def dim(self) -> int:
@@ -123,24 +123,23 @@ class Flat:
         return ch.nest(self.free(vector), self.program.staged)
 
 
-class _Shapes:
-    """A program, equal to all others of the same structure and shapes: the key of a cache."""
+class Structure:
+    """A program, equal to all others of the same function, static arguments and shapes: the key of a cache."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.key = tuple((jnp.shape(x), jnp.result_type(x)) for x in program.dynamic)
+        self.key = (program.function, program.arguments, *((jnp.shape(x), jnp.result_type(x)) for x in program.dynamic))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Shapes) and self.key == other.key
+        return isinstance(other, Structure) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)
 
 
 @lru_cache(maxsize=1024)
-def _slots(function: Any, arguments: Any, shapes: _Shapes) -> tuple[Slot, ...]:
-    del function, arguments
-    program, slots, start = shapes.program, [], 0
+def _slots(structure: Structure) -> tuple[Slot, ...]:
+    program, slots, start = structure.program, [], 0
     staged = program.staged
     refuse_unsuitable(program.name, staged)
     latent = ch.latent_infos(staged)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ppl.distributions.finite import pick
 from ppl.errors import MeasureError
-from ppl.inference.flat import Slot
+from ppl.inference.flat import Slot, Structure
 from ppl.semantics import choices as ch
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.elimination import summed
@@ -59,12 +59,12 @@ class Summed:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Where each continuous address lives in the vector."""
-        return _layout(_Key(self.program))[0]
+        return _layout(Structure(self.program))[0]
 
     @property
     def finite(self) -> dict[str, tuple[int, ...]]:
         """The sites summed out: for each the shape of its elements in one run of its code, and its outcomes."""
-        return _layout(_Key(self.program))[1]
+        return _layout(Structure(self.program))[1]
 
     @property
     def dim(self) -> int:
@@ -141,22 +141,8 @@ def _told(address: str, around: tuple[tuple[str, int], ...], shape: tuple[int, .
     return f"{address} ({outcomes})" if lanes == 1 else f"{address} ({lanes:,} lanes of {outcomes})"
 
 
-class _Key:
-    """A program, equal to all others of the same structure and shapes: the key of a cache."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.key = (program.function, program.arguments, *((jnp.shape(x), jnp.result_type(x)) for x in program.dynamic))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
 @lru_cache(maxsize=1024)
-def _layout(key: _Key) -> tuple[tuple[Slot, ...], dict[str, tuple[int, ...]]]:
+def _layout(key: Structure) -> tuple[tuple[Slot, ...], dict[str, tuple[int, ...]]]:
     program, finite = key.program, {}
     staged = program.staged
     ch.refuse_unbounded(staged, "unconstrained vector")
