@@ -52,6 +52,15 @@ def _backend_is_up() -> bool:
     return False
 
 
+def compiler_options(backend: str, *, quick: bool = False) -> dict[str, int]:
+    """Options of `jax.jit` for a sampler's code, or (quick) for code that runs about once for each draw.
+
+    On CPU the highest level of optimisation costs a sampler half as much compile time again and gains nothing
+    (docs/decisions/0006).
+    """
+    return {"xla_backend_optimization_level": 1 if quick else 2} if backend == "cpu" else {}
+
+
 def warn_if_too_late() -> None:
     """Say once that loops are slow, where JAX was in use before `import ppl`, on a CPU."""
     if _Said.too_late and not _Said.told and jax.default_backend() == "cpu":

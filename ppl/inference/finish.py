@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ppl import native
 from ppl.inference.data_checks import inspected_at
 from ppl.inference.population import Given, one_particle
 from ppl.semantics.jaxpr import Lane
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
-QUICK = {"cpu": {"xla_backend_optimization_level": 1}}
-"""This code runs once for each draw: on a CPU it is compiled fast rather than for speed."""
 RECOVERY = 0x7265636F
 """Sets the keys of recovered choices apart from those of the transitions."""
 Keep = tuple[str, ...] | Callable[[dict[str, Any]], Any] | None
@@ -42,7 +41,7 @@ class Finished(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _compiled(backend: str, keep: Keep) -> Any:
-    return jax.jit(partial(_finished_rows, keep), compiler_options=QUICK.get(backend, {}))
+    return jax.jit(partial(_finished_rows, keep), compiler_options=native.compiler_options(backend, quick=True))
 
 
 def _finished_rows(keep: Keep, target: Any, key: PRNGKey, vectors: Any, ids: Any) -> Finished:
@@ -110,7 +109,7 @@ def _compiled_check(backend: str) -> Any:
 
         return inspected_at(program, jax.vmap(one)(vectors))
 
-    return jax.jit(check, compiler_options=QUICK.get(backend, {}))
+    return jax.jit(check, compiler_options=native.compiler_options(backend, quick=True))
 
 
 def inspect_at(target: Any, vectors: np.ndarray) -> Any:

@@ -17,6 +17,7 @@ from ppl.inference import packed
 from ppl.inference.progress import Progress
 from ppl.inference.runner import Batch
 from ppl.inference.warmup import (
+    FIRST_WINDOW,
     Adaptation,
     empty_window,
     initial_state,
@@ -30,9 +31,10 @@ from ppl.inference.warmup import (
 from ppl.numerics.chain import STATS, ChainState, Recorded, Sizes, Stretch, sizes_for
 from ppl.numerics.metric import Metric, identity
 from ppl.numerics.metric_estimates import Window
+from ppl.numerics.metric_on_host import positions
 from ppl.typing import PRNGKey
 
-EARLY = 25
+EARLY = FIRST_WINDOW
 """Transitions in which trajectories are kept short, while the step size may be far too small."""
 CHOOSY = 20
 """Tries after which a start is good enough whose log density is finite."""
@@ -243,8 +245,8 @@ class HamiltonianSampler:
         stats = record.stats
         diverging = int(stats[:, :rows, STATS.index("diverging")].sum())
         step_size = float(np.median(stats[:, -1, STATS.index("step_size")]))
-        positions = record.positions[:, :rows]
-        reduced = self.reduce(positions, first) if self.reduce is not None and rows else positions
+        places = record.positions[:, :rows]
+        reduced = self.reduce(places, first) if self.reduce is not None and rows else places
         kept = {"positions": reduced, "stats": stats[:, :rows]}
         return Batch(kept, Progress(count * len(stats), diverging, step_size, phase))
 
@@ -254,8 +256,8 @@ class HamiltonianSampler:
         metrics = _concatenated([carry.metric for carry in carries])
         size = np.exp(states.step.log_average)
         rows = range(len(size))
-        positions = [_position(_at(metrics, i), states.point.position[i]) for i in rows]
-        return Adaptation(size, metrics, np.stack(positions))
+        places = np.stack([positions(_at(metrics, i), states.point.position[i]) for i in rows])
+        return Adaptation(size, metrics, places.astype(metrics.scale.dtype))
 
     # --- the compiled function ---------------------------------------------------------------------------------------
 
@@ -304,11 +306,3 @@ def _at(tree: Any, row: int) -> Any:
 
 def _where(flags: np.ndarray, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
-
-
-def _position(metric: Metric, coordinates: np.ndarray) -> np.ndarray:
-    """`ppl.numerics.metric.to_position` on the host."""
-    rank = int(metric.rank)
-    rows = metric.directions[:rank]
-    stretched = coordinates + (metric.stretch[:rank] * (rows @ coordinates)) @ rows
-    return metric.center + metric.scale * stretched

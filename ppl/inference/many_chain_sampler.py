@@ -15,18 +15,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from ppl import native
 from ppl.inference.progress import Progress
 from ppl.inference.runner import Batch
 from ppl.inference.warmup import default_step, started
 from ppl.numerics.many_chains import EACH, SHARED, Ensemble, Order, Record, ensemble_stretch, rows_for, within
 from ppl.numerics.metric import Metric, identity
-from ppl.numerics.metric_estimates import Window, estimate, original_gradients
+from ppl.numerics.metric_estimates import Window, estimate
+from ppl.numerics.metric_on_host import coordinates_of, original_gradients, positions, pulled_gradients
 from ppl.numerics.trajectory_length import LengthAdaptation
 from ppl.typing import PRNGKey
 
 COLUMNS = (*EACH, *SHARED)
 """The numbers kept of a draw, in this order."""
-COMPILER = {"cpu": {"xla_backend_optimization_level": 2}}
 FIRST_WINDOW = 10
 """Transitions of the first window; each is twice as long as the one before."""
 LAST_STRETCH = 0.2
@@ -104,7 +105,7 @@ def _compiled(backend: str) -> Any:
     def run(target: Any, key: PRNGKey, chains: Any, metric: Metric, state: Ensemble, order: Order, rows: int) -> Any:
         return ensemble_stretch(jax.value_and_grad(_padded(target)), metric, state, key, chains, order, rows)
 
-    return jax.jit(run, static_argnums=6, compiler_options=COMPILER.get(backend, {}))
+    return jax.jit(run, static_argnums=6, compiler_options=native.compiler_options(backend))
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +113,7 @@ def _compiled_look(backend: str) -> Any:
     def look(target: Any, metric: Metric, coordinates: Any) -> Any:
         return within(jax.value_and_grad(_padded(target)), metric)(coordinates)
 
-    return jax.jit(look, compiler_options={"xla_backend_optimization_level": 1} if backend == "cpu" else {})
+    return jax.jit(look, compiler_options=native.compiler_options(backend, quick=True))
 
 
 def _padded(target: Any) -> Callable[[Any], Any]:
@@ -286,9 +287,9 @@ class ManyChainSampler:
     def adaptation_of(self, carry: EnsembleCarry) -> SharedAdaptation:
         """What the chains learnt."""
         state, metric = carry.state, carry.metric
-        positions = _to_positions(metric, np.asarray(state.position, np.float64))[:, : self.target.dim]
+        places = positions(metric, state.position)[:, : self.target.dim]
         learnt = np.exp(np.asarray(state.step.log_average)), np.exp(np.asarray(state.length.log_average))
-        return SharedAdaptation(*learnt, metric, positions.astype(np.asarray(metric.scale).dtype))
+        return SharedAdaptation(*learnt, metric, places.astype(np.asarray(metric.scale).dtype))
 
 
 # --- changes of coordinates on the host, in double precision ---------------------------------------------------------
@@ -311,20 +312,5 @@ def moved(metric: Metric, state: Ensemble, last: Window) -> tuple[Metric, Ensemb
     """The chains in the coordinates of a metric, centred at their mean; `last` is where they are, in the original."""
     dtype = np.asarray(metric.scale).dtype
     metric = metric._replace(center=np.mean(last.draws, axis=0).astype(dtype))
-    scale, rows, stretch = _parts(metric)
-    centred = (last.draws - np.asarray(metric.center, np.float64)) / scale
-    position = centred + (centred @ rows.T * (1.0 / (1.0 + stretch) - 1.0)) @ rows
-    scaled = last.gradients * scale
-    gradient = scaled + (scaled @ rows.T * stretch) @ rows
+    position, gradient = coordinates_of(metric, last.draws), pulled_gradients(metric, last.gradients)
     return metric, state._replace(position=position.astype(dtype), gradient=gradient.astype(dtype))
-
-
-def _to_positions(metric: Metric, coordinates: np.ndarray) -> np.ndarray:
-    scale, rows, stretch = _parts(metric)
-    return np.asarray(metric.center, np.float64) + scale * (coordinates + (coordinates @ rows.T * stretch) @ rows)
-
-
-def _parts(metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rank = int(metric.rank)
-    rows, stretch = (np.asarray(x, np.float64)[:rank] for x in (metric.directions, metric.stretch))
-    return np.asarray(metric.scale, np.float64), rows, stretch

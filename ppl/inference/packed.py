@@ -12,15 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ppl import native
 from ppl.numerics.chain import CHAINS, ChainState, Recorded, Sizes, Stretch, stretch
 from ppl.numerics.metric import Metric
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
 from ppl.semantics.small_dots import with_small_dots_as_sums
 from ppl.typing import PRNGKey
-
-COMPILER = {"cpu": {"xla_backend_optimization_level": 2}}
-"""On CPU the highest level costs half as much compile time again and gains nothing here (docs/decisions)."""
 
 
 class Packed(NamedTuple):
@@ -79,7 +77,7 @@ def _compiled(backend: str, *, lockstep: bool) -> Any:
     def many(target: Any, key: PRNGKey, packed: Packed, sizes: Sizes) -> Any:
         return jax.vmap(lambda part: _one(target, key, part, sizes), axis_name=CHAINS)(packed)
 
-    return jax.jit(many if lockstep else _one, static_argnums=3, compiler_options=COMPILER.get(backend, {}))
+    return jax.jit(many if lockstep else _one, static_argnums=3, compiler_options=native.compiler_options(backend))
 
 
 def _one(target: Any, key: PRNGKey, packed: Packed, sizes: Sizes) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ppl.numerics.chain import UNKNOWN, ChainState
 from ppl.numerics.metric import Metric
-from ppl.numerics.metric_estimates import Window, estimate, original_gradients
+from ppl.numerics.metric_estimates import Window, estimate
+from ppl.numerics.metric_on_host import original_gradients, pulled_gradients
 from ppl.numerics.step_size import DualAveraging
 from ppl.numerics.trajectory import Point
 
@@ -100,19 +101,11 @@ def moved_to(
     """
     dtype = np.asarray(metric.scale).dtype
     metric = metric._replace(center=np.asarray(position, dtype))
-    point = Point(np.zeros_like(metric.center), np.zeros_like(metric.center), pulled(metric, gradient), state.point[3])
+    zero, pulled = np.zeros_like(metric.center), pulled_gradients(metric, gradient).astype(dtype)
+    point = Point(zero, zero, pulled, state.point.log_density)
     settled = state.step.iterations >= SETTLED
     step = state.step._replace(averaged=np.zeros((), dtype)) if settled else started(default_step(len(position)), dtype)
     return metric, state._replace(point=point, step=step)
-
-
-def pulled(metric: Metric, gradient: np.ndarray) -> np.ndarray:
-    """`ppl.numerics.metric.pull_gradient` on the host, in double precision."""
-    rank = int(metric.rank)
-    rows = np.asarray(metric.directions, np.float64)[:rank]
-    scaled = np.asarray(metric.scale, np.float64) * gradient
-    stretched = scaled + (np.asarray(metric.stretch, np.float64)[:rank] * (rows @ scaled)) @ rows
-    return np.asarray(stretched, np.asarray(metric.scale).dtype)
 
 
 def learn(metric: Metric, state: ChainState, window: Window, cutoff: float) -> tuple[Metric, ChainState]:

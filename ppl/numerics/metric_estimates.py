@@ -13,7 +13,7 @@ Reference: Seyboldt, Carlson, Carpenter (2026), *Preconditioning Hamiltonian Mon
 divergence*.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -37,15 +37,6 @@ class Window(NamedTuple):
 
     draws: Float[np.ndarray, "draws dim"]
     gradients: Float[np.ndarray, "draws dim"]
-
-
-def original_gradients(metric: Metric, gradients: Float[Any, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
-    """Gradients with respect to positions, of those with respect to the coordinates of a metric."""
-    rank = int(metric.rank)
-    rows = np.asarray(metric.directions, np.float64)[:rank]
-    back = 1.0 / (1.0 + np.asarray(metric.stretch, np.float64)[:rank]) - 1.0
-    gradients = np.asarray(gradients, np.float64)
-    return (gradients + (gradients @ rows.T * back) @ rows) / np.asarray(metric.scale, np.float64)
 
 
 def estimate(window: Window, metric: Metric, cutoff: float = CUTOFF) -> Metric:
