@@ -8,16 +8,22 @@ import jax
 import numpy as np
 
 from ppl import native
-from ppl.inference.advice import mcmc_notes, say
-from ppl.inference.data_checks import DRAWS, check_observations
-from ppl.inference.finish import Finished, finish, inspect_at
+from ppl.inference.finish import Finished, finish
 from ppl.inference.initial import Starts
 from ppl.inference.many_chain_sampler import COLUMNS, ManyChainSampler, ManyPlan, SharedAdaptation
 from ppl.inference.mcmc import Run, visit
 from ppl.inference.method import Settings, positive
-from ppl.inference.nuts import CAPACITY, METRICS, target_of
 from ppl.inference.posterior import Posterior
 from ppl.inference.runner import Group, Track, Visited
+from ppl.inference.vector_runs import (
+    capacity_of,
+    check_tuning,
+    lengths,
+    look_at_data,
+    named_stats,
+    target_of,
+    told_posterior,
+)
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
@@ -73,10 +79,7 @@ class MAMS:
     checks_data = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.target_acceptance < 1:
-            raise ValueError(f"target_acceptance is {self.target_acceptance}.\nExpected: a number between 0 and 1.")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric is {self.metric!r}.\nExpected: one of {', '.join(map(repr, METRICS))}.")
+        check_tuning(self.target_acceptance, self.metric)
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Find starts, warm up, sample."""
@@ -86,11 +89,8 @@ class MAMS:
 
     def plan(self, dim: int, settings: Settings) -> ManyPlan:
         """What a run on a target of some dimension does."""
-        capacity = {"diagonal": 0, "low_rank": min(max(dim, 2), CAPACITY), "dense": max(dim, 2)}[self.metric]
-        if self.adaptation is not None:
-            capacity = self.adaptation.metric.directions.shape[-2]
-        defaults = {"warmup": WARMUP, "draws": STEPS, "thin": 1}
-        numbers = {n: d if getattr(settings, n) is None else getattr(settings, n) for n, d in defaults.items()}
+        capacity = capacity_of(self.metric, max(dim, 2), self.adaptation)
+        numbers = lengths(settings, WARMUP, STEPS)
         cutoff = 1.0 if self.metric == "dense" else 2.0
         return ManyPlan(**numbers, target=self.target_acceptance, capacity=capacity, cutoff=cutoff)
 
@@ -120,7 +120,7 @@ def _job(method: MAMS, program: Program, key: PRNGKey, settings: Settings) -> Jo
     given = None if method.start is None else np.asarray(jax.vmap(target.vector)(method.start))
     starts = Starts(target, key, given)
     if settings.check_data:
-        check_observations(program, inspect_at(target, starts.many(DRAWS)), key)
+        look_at_data(program, starts, key)
 
     def kept(positions: np.ndarray, first: tuple[int, int]) -> Finished:
         return finish(target, key, positions, first, settings.keep, BLOCK)
@@ -164,26 +164,9 @@ def _posterior(job: Job, visited: Visited, first_draw: int = 0) -> Posterior:
     target, finished = job.sampler.target, visited.kept["positions"]
     if job.settings.keep is None:
         finished = finish(target, job.key, finished, (0, first_draw), None, BLOCK)
-    stats = _stats(visited.kept["stats"])
-    posterior = Posterior(
-        draws=finished.draws,
-        masks=finished.masks,
-        deterministic=finished.deterministic,
-        values=finished.values,
-        stats=stats,
-        diagnostics=_diagnostics(stats, visited),
-        program=job.program,
-        method="MAMS",
-        continuation=Continuation(job, visited.carries),
-        remarks=(target.note,) if target.note else (),
-    )
-    say(mcmc_notes(posterior), f"MAMS on {job.program.name!r}")
-    return posterior
-
-
-def _stats(columns: np.ndarray) -> dict[str, Any]:
-    kinds = {"steps": np.int32, "diverging": bool}
-    return {name: columns[..., i].astype(kinds.get(name, columns.dtype)) for i, name in enumerate(COLUMNS)}
+    stats = named_stats(visited.kept["stats"], COLUMNS)
+    continuation = Continuation(job, visited.carries)
+    return told_posterior(target, finished, stats, _diagnostics(stats, visited), "MAMS", continuation)
 
 
 def _diagnostics(stats: dict[str, Any], visited: Visited) -> dict[str, float]:

@@ -9,27 +9,28 @@ import jax
 import numpy as np
 
 from ppl import native
-from ppl.inference.advice import mcmc_notes, say
-from ppl.inference.data_checks import DRAWS, check_observations
-from ppl.inference.finish import Finished, finish, inspect_at
-from ppl.inference.flat import Flat
+from ppl.inference.finish import Finished, finish
 from ppl.inference.hamiltonian_sampler import CHOOSY, HamiltonianSampler, Plan
 from ppl.inference.initial import Starts
 from ppl.inference.mcmc import STEPS, Run, groups_for, visit
 from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
 from ppl.inference.runner import Group, Track, Visited, is_compiled
-from ppl.inference.summed import Summed
+from ppl.inference.vector_runs import (
+    capacity_of,
+    check_tuning,
+    lengths,
+    look_at_data,
+    named_stats,
+    target_of,
+    told_posterior,
+)
 from ppl.inference.warmup import Adaptation
 from ppl.numerics.chain import STATS
 from ppl.numerics.metric_estimates import CUTOFF
-from ppl.semantics.choices import latent_infos
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
-METRICS = ("low_rank", "diagonal", "dense")
-CAPACITY = 64
-"""The most directions of a low-rank metric."""
 BLOCK = 1 << 18
 """Numbers that one block of finished draws holds, at most (at least 256 draws)."""
 
@@ -72,10 +73,7 @@ class NUTS:
 
     def __post_init__(self) -> None:
         positive("max_depth", self.max_depth)
-        if not 0 < self.target_acceptance < 1:
-            raise ValueError(f"target_acceptance is {self.target_acceptance}.\nExpected: a number between 0 and 1.")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric is {self.metric!r}.\nExpected: one of {', '.join(map(repr, METRICS))}.")
+        check_tuning(self.target_acceptance, self.metric)
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Find starts, warm up, sample."""
@@ -85,11 +83,8 @@ class NUTS:
 
     def plan(self, dim: int, settings: Settings) -> Plan:
         """What a run on a target of some dimension does."""
-        capacity = {"diagonal": 0, "low_rank": min(dim, CAPACITY), "dense": dim}[self.metric]
-        if self.adaptation is not None:
-            capacity = self.adaptation.metric.directions.shape[-2]
-        defaults = {"warmup": STEPS, "draws": STEPS, "thin": 1}
-        numbers = {n: d if getattr(settings, n) is None else getattr(settings, n) for n, d in defaults.items()}
+        capacity = capacity_of(self.metric, dim, self.adaptation)
+        numbers = lengths(settings, STEPS, STEPS)
         cutoff = 1.0 if self.metric == "dense" else CUTOFF
         return Plan(**numbers, target=self.target_acceptance, depth=self.max_depth, capacity=capacity, cutoff=cutoff)
 
@@ -131,12 +126,6 @@ class Job(NamedTuple):
         return Run(self.program, self.key, _described(self.method), self.settings, self.groups)
 
 
-def target_of(program: Program) -> Any:
-    """The program's continuous choices as a vector; its finite choices, if any, are summed out."""
-    discrete = [i for i in latent_infos(program.staged).values() if not np.issubdtype(i.dtype, np.floating)]
-    return Summed(program) if discrete else Flat(program)
-
-
 def _job(method: NUTS, program: Program, key: PRNGKey, settings: Settings) -> Job:
     target = target_of(program)
     groups = groups_for(settings)
@@ -158,11 +147,11 @@ def _prepare(
 ) -> None:
     """Look at the data; in a new process compile meanwhile: XLA holds no lock."""
     if is_compiled(sampler):
-        return _check(program, starts, key) if check else None
+        return look_at_data(program, starts, key) if check else None
     with ThreadPoolExecutor(1, thread_name_prefix="compile") as side:
         compiled = side.submit(sampler.prime)
         if check:
-            _check(program, starts, key)
+            look_at_data(program, starts, key)
         if finishing:
             finish(sampler.target, key, np.zeros((1, 1, sampler.dim)), (0, 0), None, _block(sampler.dim))
         return compiled.result()
@@ -175,11 +164,6 @@ def _given(target: Any, start: Any) -> np.ndarray:
     if any(x.ndim > rank.get(a, x.ndim) for a, x in values.items()):
         return np.asarray(jax.vmap(target.vector)(values))
     return np.asarray(target.vector(values))[None]
-
-
-def _check(program: Program, starts: Starts, key: PRNGKey) -> None:
-    """Look at the observations at the first tries of 16 chains."""
-    check_observations(program, inspect_at(starts.target, starts.many(DRAWS)), key)
 
 
 def _block(dim: int) -> int:
@@ -198,25 +182,12 @@ def _posterior(job: Job, visited: Visited, first_draw: int = 0) -> Posterior:
     if settings.keep is None:
         finished = finish(target, job.key, finished, (0, first_draw), None, _block(target.dim))
     stats = _stats(visited.kept["stats"], job.sampler.plan)
-    posterior = Posterior(
-        draws=finished.draws,
-        masks=finished.masks,
-        deterministic=finished.deterministic,
-        values=finished.values,
-        stats=dict(stats),
-        diagnostics=_diagnostics(stats, visited),
-        program=job.program,
-        method=type(job.method).__name__,
-        continuation=Continuation(job, visited.carries),
-        remarks=(target.note,) if target.note else (),
-    )
-    say(mcmc_notes(posterior), f"{posterior.method} on {job.program.name!r}")
-    return posterior
+    continuation, method = Continuation(job, visited.carries), type(job.method).__name__
+    return told_posterior(target, finished, stats, _diagnostics(stats, visited), method, continuation)
 
 
 def _stats(columns: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
-    kinds = {"steps": np.int32, "tree_depth": np.int32, "diverging": bool}
-    stats = {name: columns[..., i].astype(kinds.get(name, columns.dtype)) for i, name in enumerate(STATS)}
+    stats = named_stats(columns, STATS)
     if plan.length is not None:  # there are no trees
         return {name: x for name, x in stats.items() if name != "tree_depth"}
     return stats | {"max_tree_depth_reached": stats["tree_depth"] >= plan.depth}
