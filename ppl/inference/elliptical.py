@@ -25,11 +25,11 @@ from ppl.errors import MeasureError
 from ppl.inference.kernels import Kernel, State
 from ppl.inference.slice_sampling import Bracket, number_or_nothing, seeded_key, shrunk
 from ppl.semantics import choices as ch
+from ppl.semantics.handlers import Scoring
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
 from ppl.semantics.scoring import total_log_prob
-from ppl.semantics.site import Site
 
 
 class Affine(NamedTuple):
@@ -93,12 +93,8 @@ class Whiten(Handler):
         return Outcome(read, (), _affine(node).noise(read))
 
 
-class Colour(Handler):
+class Colour(Scoring):
     """Read the noise, write the choices; the total is the log likelihood: all that is scored but the priors."""
-
-    def zero(self) -> Any:
-        """Zero nats."""
-        return jnp.zeros((), jnp.result_type(float))
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """The choice that the noise makes, or the score of an observation."""
@@ -107,16 +103,6 @@ class Colour(Handler):
             return Outcome(node.observed, total_log_prob(node.measure, node.observed))
         value = _affine(node).value(read).astype(node.signature.avals[0].dtype)
         return Outcome(value, self.zero(), value)
-
-    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
-        """A factor is likelihood."""
-        del site, where
-        return Outcome(None, jnp.sum(log_weight).astype(jnp.result_type(float)))
-
-    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
-        """Nothing to do."""
-        del site, value, where
-        return Outcome(None, self.zero())
 
 
 def _affine(node: SampleSite) -> Affine:

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 
 from ppl.errors import MeasureError
 from ppl.semantics import choices as ch
+from ppl.semantics.handlers import Scoring
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
+from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.scoring import total_log_prob
-from ppl.semantics.site import Site
 from ppl.semantics.staging import StagedProgram
 from ppl.semantics.unconstrained import Move, pulled_back
 from ppl.typing import PRNGKey
@@ -40,14 +40,10 @@ class Slot(NamedTuple):
         return math.prod(self.shape)
 
 
-class FlatDensity(Handler):
+class FlatDensity(Scoring):
     """The joint log density of choices given in R^n, with the Jacobian. Writes the constrained values."""
 
     scores_given = True
-
-    def zero(self) -> Any:
-        """Zero nats."""
-        return jnp.zeros((), jnp.result_type(float))
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """Push the given value to its support and score it there; the program goes on with the constrained value."""
@@ -60,11 +56,6 @@ class FlatDensity(Handler):
         score = jnp.sum(pullback.log_prob(read)).astype(jnp.result_type(float))
         value = pullback.transform(read)
         return Outcome(value, score, value)
-
-    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
-        """Add a log weight."""
-        del site, where
-        return Outcome(None, jnp.sum(log_weight).astype(jnp.result_type(float)))
 
 
 @jax.tree_util.register_dataclass

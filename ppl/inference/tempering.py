@@ -26,11 +26,12 @@ from jaxtyping import Array, Float
 from ppl.errors import MeasureError
 from ppl.inference.kernels import Kernel, KernelMaker, State
 from ppl.semantics import choices as ch
+from ppl.semantics.handlers import Scoring
 from ppl.semantics.jaxpr import factor_p
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
+from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again, placed
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.site import Site
@@ -87,12 +88,8 @@ class Temper(Rewrite):
         factor_p.bind(jnp.where(impossible, -jnp.inf, scaled), site=placed(site._replace(plates=())))
 
 
-class LogLikelihood(Handler):
+class LogLikelihood(Scoring):
     """The sum of observations and factors at given choices (nats): what is tempered."""
-
-    def zero(self) -> Any:
-        """Zero nats."""
-        return jnp.zeros((), jnp.result_type(float))
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """Score an observation."""
@@ -100,16 +97,6 @@ class LogLikelihood(Handler):
         if node.site.kind == "observed":
             return Outcome(node.observed, total_log_prob(node.measure, node.observed))
         return Outcome(read if node.observed is None else node.observed, self.zero())
-
-    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
-        """Add a factor."""
-        del site, where
-        return Outcome(None, jnp.sum(log_weight).astype(jnp.result_type(float)))
-
-    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
-        """Nothing to do."""
-        del site, value, where
-        return Outcome(None, self.zero())
 
 
 def log_likelihood(program: Program, choices: Choices) -> Float[Array, ""]:

@@ -33,12 +33,12 @@ from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
 from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
+from ppl.semantics.handlers import Scoring
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.measures import join
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
 from ppl.semantics.rewrites import placed
-from ppl.semantics.site import Site
 from ppl.typing import PRNGKey
 
 
@@ -63,12 +63,8 @@ def _elements(measure: Any, value: Any) -> Any:
     return score if isinstance(measure, dist.Distribution) else jnp.sum(score)
 
 
-class Score(Handler):
+class Score(Scoring):
     """The joint log density of the old run (total); writes an `Execution` at each latent site."""
-
-    def zero(self) -> Any:
-        """Zero nats."""
-        return jnp.zeros((), jnp.result_type(float))
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """Score the old or observed value."""
@@ -77,16 +73,6 @@ class Score(Handler):
         scores = _elements(node.measure, value)
         write = None if node.observed is not None else Execution(value, _law_scores(node.measure, value, scores))
         return Outcome(value, jnp.sum(scores), write)
-
-    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
-        """Add a log weight."""
-        del site, where
-        return Outcome(None, jnp.sum(jnp.asarray(log_weight, jnp.result_type(float))))
-
-    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
-        """Nothing to do."""
-        del site, value, where
-        return Outcome(None, self.zero())
 
 
 def _law_scores(measure: Any, value: Any, scores: Any) -> Any:

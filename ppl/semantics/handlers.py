@@ -62,25 +62,29 @@ class Simulate(Handler):
         return Outcome(None, self.zero(), value)
 
 
-class Density(Handler):
-    """The joint log density of choices that are all given. Writes nothing."""
-
-    scores_given = True
+class Scoring(Handler):
+    """The base of handlers whose total is a log density in nats: factors add to it, recorded values do not."""
 
     def zero(self) -> Any:
         """Zero nats."""
         return _zero()
+
+    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
+        """Add a log weight."""
+        del site, where
+        return Outcome(None, _sum(log_weight))
+
+
+class Density(Scoring):
+    """The joint log density of choices that are all given. Writes nothing."""
+
+    scores_given = True
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """Score the given or observed value."""
         del where
         value = read if node.observed is None else node.observed
         return Outcome(value, total_log_prob(node.measure, value))
-
-    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
-        """Add a log weight."""
-        del site, where
-        return Outcome(None, _sum(log_weight))
 
 
 class Term(NamedTuple):
