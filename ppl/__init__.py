@@ -28,7 +28,7 @@ from ppl.semantics.representations import (
     weighted,
 )
 from ppl.semantics.site import SiteInfo
-from ppl.semantics.suspension import Suspended, advance, finish, hoist, hoist_first, smc, suspend
+from ppl.semantics.suspension import Suspended, advance, finish, hoist, hoist_first, smc, suspend, sweep
 from ppl.semantics.trace import DensityTerms, Trace
 from ppl.semantics.unconstrained import Unconstrained, unconstrained
 
@@ -86,6 +86,7 @@ __all__ = [
     "smc",
     "spawn",
     "suspend",
+    "sweep",
     "testing",
     "transformed",
     "unconstrained",

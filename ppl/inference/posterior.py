@@ -59,6 +59,7 @@ class Posterior:
         sites: what is known of the sites; taken from `program` where not given.
         continuation: what is needed to go on, of methods that can; not saved.
         remarks: what the method has to say of how it worked, a sentence each.
+        history: what a sequential method saw on its way, step by step; not saved.
     """
 
     draws: ByAddress
@@ -74,6 +75,7 @@ class Posterior:
     sites: Mapping[str, SiteInfo] | None = None
     continuation: Any = None
     remarks: tuple[str, ...] = ()
+    history: Any = None
 
     def __post_init__(self) -> None:
         if self.sites is None:

@@ -6,10 +6,11 @@
     push_evidence  normalise the weights; the evidence becomes a factor
 
 Every coin flip is a `sample` site, so that the exact enumerator can run a whole algorithm. Populations without mass are
-left alone: never NaN.
+left alone: never NaN. Transformers compare by what they do, so that an algorithm made anew is not compiled anew.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -36,11 +37,19 @@ def spawn(n: int) -> Transformer:
         A transformer `Weighted -> Population` of `n` particles, or `Population` of m -> `Population` of n m.
     """
 
-    def transform(representation: Weighted | Population) -> Population:
-        size = getattr(representation, "n", 1)
-        return Population(Program.of(_spawned, (representation.program,), {"n": n}), n * size)
+    return Spawn(n)
 
-    return transform
+
+@dataclass(frozen=True)
+class Spawn:
+    """What `spawn` makes."""
+
+    n: int
+
+    def __call__(self, representation: Weighted | Population) -> Population:
+        """Copy."""
+        size = getattr(representation, "n", 1)
+        return Population(Program.of(_spawned, (representation.program,), {"n": self.n}), self.n * size)
 
 
 def _spawned(program: Program, n: int) -> Particle:
@@ -65,11 +74,20 @@ def resample(scheme: str = "systematic", threshold: float | None = None) -> Tran
     if scheme not in CELLS:
         raise MeasureError(f"There is no resampling scheme {scheme!r}.\nExpected: one of {', '.join(CELLS)}.")
 
-    def transform(population: Population) -> Population:
-        model = Program.of(_resampled, (population.program,), {"scheme": scheme, "threshold": threshold})
-        return Population(model, population.n)
+    return Resample(scheme, threshold)
 
-    return transform
+
+@dataclass(frozen=True)
+class Resample:
+    """What `resample` makes."""
+
+    scheme: str
+    threshold: float | None
+
+    def __call__(self, population: Population) -> Population:
+        """Resample."""
+        settings = {"scheme": self.scheme, "threshold": self.threshold}
+        return Population(Program.of(_resampled, (population.program,), settings), population.n)
 
 
 def _resampled(program: Program, scheme: str, threshold: float | None) -> Particle:
@@ -93,7 +111,11 @@ def resampled(particles: Particle, scheme: str) -> Particle:
 
 def proper() -> Transformer:
     """Draw one particle in proportion to weight; its weight is the sum. `Population -> Weighted`."""
-    return lambda population: Weighted(Program.of(_one, (population.program,)))
+    return _proper
+
+
+def _proper(population: Population) -> Weighted:
+    return Weighted(Program.of(_one, (population.program,)))
 
 
 def _one(program: Program) -> Particle:
@@ -105,7 +127,11 @@ def _one(program: Program) -> Particle:
 
 def push_evidence() -> Transformer:
     """Normalise the weights of each population; its evidence becomes a factor. `Population -> Population`."""
-    return lambda population: Population(Program.of(_pushed, (population.program,)), population.n)
+    return _push_evidence
+
+
+def _push_evidence(population: Population) -> Population:
+    return Population(Program.of(_pushed, (population.program,)), population.n)
 
 
 def _pushed(program: Program) -> Particle:
@@ -120,13 +146,20 @@ def _pushed(program: Program) -> Particle:
 
 def compose(*transformers: Transformer) -> Transformer:
     """Apply transformers from right to left, as functions compose."""
+    return Composed(transformers)
 
-    def transform(representation: Any) -> Any:
-        for transformer in reversed(transformers):
+
+@dataclass(frozen=True)
+class Composed:
+    """What `compose` makes."""
+
+    transformers: tuple[Transformer, ...]
+
+    def __call__(self, representation: Any) -> Any:
+        """Apply them, the last first."""
+        for transformer in reversed(self.transformers):
             representation = transformer(representation)
         return representation
-
-    return transform
 
 
 def identity(representation: Any) -> Any:
