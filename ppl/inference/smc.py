@@ -98,7 +98,8 @@ class SMC:
     @property
     def transformer(self) -> Transformer:
         """The algorithm: a transformer of suspended runs."""
-        return compose(sweep(resample(self.resampling, self.threshold)), hoist_first(spawn(self.particles)))
+        again = resample(self.resampling, self.threshold)
+        return compose(sweep(again, ancestry=self.store != "none"), hoist_first(spawn(self.particles)))
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Sweep once."""
@@ -137,18 +138,32 @@ def swept_run(program: Program, key: PRNGKey, transformer: Transformer, store: S
 
 def _by_advance(program: Program, drawn: Drawn, name: str) -> Any:
     """What every stage recorded under a name, one entry an advance, in the order of the run."""
-    parts = []
-    for number, stage in enumerate(plan_of(program).stages):
-        x = drawn.writes[f"stage {number}/{name}"]
+    return _in_order(program, [drawn.writes[f"stage {i}/{name}"] for i in range(len(plan_of(program).stages))])
+
+
+def _in_order(program: Program, parts: list[Any]) -> Any:
+    """What the stages recorded, one entry an advance."""
+    rows = []
+    for stage, x in zip(plan_of(program).stages, parts, strict=True):
         reverse = isinstance(stage, Loop) and stage.loop.reverse
-        parts.append(x[::-1] if reverse else x if isinstance(stage, Loop) else x[None])
-    return jnp.concatenate(parts)
+        rows.append(x[::-1] if reverse else x if isinstance(stage, Loop) else x[None])
+    return jnp.concatenate(rows)
+
+
+def _after_each(program: Program, drawn: Drawn, name: str) -> Any:
+    """What was recorded before every advance and at the end, as it was after every advance."""
+    return jnp.concatenate([_by_advance(program, drawn, name)[1:], drawn.writes[name][None]])
 
 
 def resamplings(program: Program, drawn: Drawn) -> Any:
-    """Before which advances some particle took the place of another."""
-    ancestors = _by_advance(program, drawn, "ancestors")
-    return jnp.any(ancestors != jnp.arange(ancestors.shape[-1]), axis=-1)
+    """Before which advances particles were resampled: where ancestors were drawn, inside the branch that draws them."""
+    parts = []
+    for number, stage in enumerate(plan_of(program).stages):
+        sites = [a for a in drawn.writes if a.startswith(f"stage {number}/transformer") and a.endswith("/ancestors")]
+        shape = (stage.length,) if isinstance(stage, Loop) else ()
+        made = [drawn.masks.get(a, jnp.ones(shape, bool)) for a in sites]
+        parts.append(made[0] if made else jnp.zeros(shape, bool))
+    return _in_order(program, parts)
 
 
 def history(program: Program, drawn: Drawn, *, stored: bool) -> History:
@@ -156,8 +171,8 @@ def history(program: Program, drawn: Drawn, *, stored: bool) -> History:
     inside = {a for stage in plan_of(program).stages if isinstance(stage, Loop) for a in stage.addresses}
     filtered = {a: x for a, x in drawn.writes.items() if a in inside} if stored else {}
     return History(
-        _by_advance(program, drawn, "log_evidence"),
-        _by_advance(program, drawn, "ess"),
+        _after_each(program, drawn, "log_evidence"),
+        _after_each(program, drawn, "ess"),
         resamplings(program, drawn),
         _by_advance(program, drawn, "nan_weights"),
         _by_advance(program, drawn, "log_weight") if stored else None,

@@ -96,6 +96,16 @@ class Loop(NamedTuple):
         """The addresses of its sites."""
         return _addresses((self.equation,))
 
+    @property
+    def passing(self) -> bool:
+        """Whether values made before the loop are read after it."""
+        return any(variable not in self.equation.outvars for variable in self.outputs)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether a later stage reads what its steps stack up."""
+        return any(variable in self.outputs for variable in self.equation.outvars[self.loop.num_carry :])
+
     def step(self, index: int) -> "LoopStep":
         """What one advance runs."""
         return LoopStep(self, index)

@@ -105,7 +105,7 @@ def _each(step: Any, particles: Particle, *, batched: bool) -> Particle:
     return vmap(step, axis_size=particles.log_weight.shape[0])(particles)
 
 
-def sweep(transformer: Transformer) -> Transformer:
+def sweep(transformer: Transformer, *, ancestry: bool = True) -> Transformer:
     """Run every stage that is left, with a transformation of the layer before each that scores: `Suspended -> Suspended`.
 
     Means (advance . hoist_first transformer)^k for the k observations, factors and loop steps that are left, but a loop of the program
@@ -113,15 +113,17 @@ def sweep(transformer: Transformer) -> Transformer:
 
     Args:
         transformer: A transformation of layers that keeps their kind and their size, such as `resample()`; hashable.
+        ancestry: Whether to record the ancestors.
 
     Returns:
-        A transformer `Suspended -> Suspended` to the end. It records, under `stage k/`, the `ancestors` of each
-        particle among those before the stage, its `log_weight` after it, and the `log_evidence` and `ess` so far.
+        A transformer `Suspended -> Suspended` to the end. It records, under `stage k/`, the `log_evidence` and `ess`
+        before the stage, the `ancestors` of each particle among those before the stage, and its `log_weight` after it;
+        at the end, `log_evidence`, `ess`, and `eve`, each particle's ancestor at the start.
 
     Raises:
         MeasureError: the run is suspended inside a loop.
     """
-    return Swept(transformer)
+    return Swept(transformer, ancestry)
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Swept:
     """What `sweep` makes."""
 
     transformer: Transformer
+    ancestry: bool = True
 
     def __call__(self, suspended: Suspended) -> Suspended:
         """Sweep."""
@@ -142,7 +145,7 @@ class Swept:
                 "Fix: advance to the end of the loop first."
             )
         layer, first = suspended.layer, starts.index(suspended.position)
-        how = Sweep(self.transformer, suspended.hooks, type(layer), first)
+        how = Sweep(self.transformer, suspended.hooks, type(layer), first, self.ancestry)
         layer = replace(layer, program=Program.of(swept, (layer.program, suspended.program), {"how": how}))
         return replace(suspended, layer=layer, position=suspended.advances)
 

@@ -39,12 +39,16 @@ from ppl.semantics.stages import (
 
 @dataclass(frozen=True)
 class Sweep:
-    """How to sweep: the transformation before each stage, those after each, the layer's class, the first stage."""
+    """How to sweep: the transformation before each stage, those after each, the layer's class, the first stage.
+
+    `ancestry` asks for the record of each particle's place before each transformation.
+    """
 
     before: Transformer
     after: tuple[Transformer, ...]
     layer: type
     first: int
+    ancestry: bool = True
 
     @property
     def batched(self) -> bool:
@@ -53,7 +57,7 @@ class Sweep:
 
 
 class Marked(NamedTuple):
-    """A particle's value with where it was before the last transformation, and at the start of the run."""
+    """A particle's value with where it was before the last transformation (empty: nobody asks), and at the start."""
 
     value: Any
     index: Any
@@ -64,12 +68,12 @@ def swept(before: Program, program: Program, how: Sweep) -> Particle:
     """Run the stages from `how.first` on; the value is the layer at the end."""
     shared = shared_values(program)
     particles = sample("before", before)
-    particles = particles._replace(value=Marked(particles.value, _places(particles), _places(particles)))
-    stages = plan_of(program).stages
-    for number, stage in enumerate(stages[how.first :], how.first):
+    particles = particles._replace(value=Marked(particles.value, (), _places(particles)))
+    for number, stage in enumerate(plan_of(program).stages[how.first :], how.first):
         run = _loop if isinstance(stage, Loop) else _segment
         particles = run(stage, particles, shared, how, f"stage {number}")
     deterministic("eve", particles.value.eve)
+    _record(particles, how)
     return particles._replace(value=particles.value.value)
 
 
@@ -83,9 +87,7 @@ def _places(particles: Particle) -> Any:
 
 
 def _transformed(particles: Particle, transformers: tuple[Transformer, ...], how: Sweep) -> Particle:
-    """Apply transformations; each particle is marked with the place that it was at before."""
     size = particles.log_weight.shape
-    particles = particles._replace(value=particles.value._replace(index=_places(particles)))
     for number, transformer in enumerate(transformers):
         layer = _layer(particles, how)
         particles = sample(f"transformer {number}" if number else "transformer", transformer(layer).program)
@@ -113,24 +115,33 @@ def _under(name: str) -> Any:
         yield
 
 
-def _before(particles: Particle, how: Sweep, name: str) -> Particle:
-    """The transformation before a stage, and whose place each particle took."""
+def _before(particles: Particle, how: Sweep, name: str, *, marked: bool = False) -> Particle:
+    """The transformation before a stage; each particle is marked with its place before, where somebody asks."""
+    marked |= how.ancestry
     with _under(name):
+        _record(particles, how)
+        index = _places(particles) if marked else ()
+        particles = particles._replace(value=particles.value._replace(index=index))
         particles = _transformed(particles, (how.before,), how)
-        deterministic("ancestors", particles.value.index)
+        if marked:
+            deterministic("ancestors", particles.value.index)
     return particles
 
 
+def _record(particles: Particle, how: Sweep) -> None:
+    """What is worth knowing of a layer: where `how.before` reads it too, it is computed once."""
+    if how.batched:
+        deterministic("log_evidence", log_sum_exp(particles.log_weight))
+        deterministic("ess", effective_sample_size(particles.log_weight))
+
+
 def _after(particles: Particle, how: Sweep, name: str) -> Particle:
-    """The transformations after a stage, and what is worth knowing of the layer."""
+    """The transformations after a stage."""
     log_weight = nan_to_zero_weight(particles.log_weight)
     with _under(name):
-        deterministic("nan_weights", jnp.sum(jnp.isnan(particles.log_weight)))
-        if how.batched:
-            deterministic("log_weight", log_weight)
-            deterministic("log_evidence", log_sum_exp(log_weight))
-            deterministic("ess", effective_sample_size(log_weight))
-        particles = particles._replace(log_weight=log_weight)
+        deterministic("nan_weights", jnp.sum(jnp.isnan(particles.log_weight), dtype=jnp.int32))
+        deterministic("log_weight", log_weight)
+        particles = particles._replace(log_weight=log_weight, value=particles.value._replace(index=()))
         with _under("after"):
             return _transformed(particles, how.after, how) if how.after else particles
 
@@ -192,15 +203,16 @@ def _loop(stage: Loop, particles: Particle, shared: Environment, how: Sweep, nam
     cast, loop = _cast(stage, particles, shared, how), stage.loop
     xs = cast.among(cast.random, "xs")
     moving = {**cast.among(cast.random, "consts"), **cast.among(cast.random, "carry")}
-    start = _places(particles)
+    start = _places(particles) if xs or stage.passing else ()
 
     def body(state: Any, inputs: Any) -> Any:
         carried, layer = state
         time, given = inputs
-        layer = _before(layer, how, name)
+        layer = _before(layer, how, name, marked=stage.stacks)
+        index = layer.value.index
         values = {**cast.among(cast.shared, "consts"), **carried, **given}
         carried, (layer, ys) = _step(stage, time, values, (layer, xs), how)
-        return (carried, _after(layer, how, name)), (layer.value.index, ys)
+        return (carried, _after(layer, how, name)), (index, ys)
 
     layer = particles._replace(value=particles.value._replace(value=(moving, start)))
     init = cast.among(cast.shared, "carry"), layer
@@ -209,10 +221,10 @@ def _loop(stage: Loop, particles: Particle, shared: Environment, how: Sweep, nam
         body, init, (times, cast.among(cast.shared, "xs")), length=loop.length, reverse=loop.reverse
     )
     moving, origin = layer.value.value
-    lines = _lines(ancestors, start, reverse=loop.reverse)
-    results = _results(stage, {**carried, **moving}, [_along(y, lines, how) for y in ys], particles, how)
-    passing = dict(zip(stage.inputs, particles.value.value, strict=True))
-    found = tuple(results[v] if v in results else _taken(passing[v], origin, how) for v in stage.outputs)
+    lines = _lines(ancestors, _places(particles), reverse=loop.reverse) if stage.stacks else None
+    results = _results(stage, {**carried, **moving}, _along(ys, lines, how), particles, how)
+    before = dict(zip(stage.inputs, particles.value.value, strict=True))
+    found = tuple(results[v] if v in results else _taken(before[v], origin, how) for v in stage.outputs)
     return layer._replace(value=layer.value._replace(value=found))
 
 
@@ -225,7 +237,7 @@ def _step(stage: Loop, time: Any, shared: dict[int, Any], layer: Any, how: Sweep
     environment = {jaxpr.invars[place]: x for place, x in shared.items()}
     environment.update(zip(jaxpr.constvars, loop.body.consts, strict=True))
     environment = evaluated(fixed, environment)
-    kept = [place for place in range(loop.num_consts, loop.num_consts + loop.num_carry)]
+    kept = list(range(loop.num_consts, loop.num_consts + loop.num_carry))
     after = dict(zip(kept, jaxpr.outvars, strict=False))
 
     def one(particle: Particle) -> Any:
@@ -251,11 +263,11 @@ def _lines(ancestors: Any, start: Any, *, reverse: bool) -> Any:
     return lax.scan(back, start, ancestors, reverse=not reverse)[1]
 
 
-def _along(y: Any, lines: Any, how: Sweep) -> Any:
+def _along(ys: list[Any], lines: Any, how: Sweep) -> list[Any]:
     """Stacked outputs (steps, particles, ...) as (particles, steps, ...), each along its line of ancestors."""
-    if not how.batched:
-        return y
-    return jnp.moveaxis(jax.vmap(lambda row, line: row[line])(y, lines), 0, 1)
+    if not how.batched or lines is None:
+        return ys
+    return [jnp.moveaxis(jax.vmap(lambda row, line: row[line])(y, lines), 0, 1) for y in ys]
 
 
 def _results(stage: Loop, carried: dict[int, Any], ys: list[Any], particles: Particle, how: Sweep) -> Environment:
