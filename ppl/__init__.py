@@ -5,14 +5,16 @@ from ppl import native
 native.enable()
 
 from ppl import distributions, errors, inference, testing
-from ppl.inference import HMC, MAMS, MCMC, MH, NUTS, Exact, Gibbs, Importance, Posterior, infer, load
+from ppl.inference import HMC, MAMS, MCMC, MH, NUTS, SMC, Exact, Gibbs, Importance, Kalman, Posterior, infer, load
 from ppl.interop import from_numpyro
 from ppl.semantics.blocks import compose, identity, proper, push_evidence, resample, spawn
+from ppl.semantics.collapse import collapse
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.functions import random_function, random_table
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, factor, sample
 from ppl.semantics.model import Model, model
+from ppl.semantics.nesting import nested, unweighed
 from ppl.semantics.plates import plate
 from ppl.semantics.program import Program
 from ppl.semantics.reparam import noncentered, reparam, transformed
@@ -41,6 +43,7 @@ __all__ = [
     "Gibbs",
     "HMC",
     "Importance",
+    "Kalman",
     "MAMS",
     "MCMC",
     "MH",
@@ -50,6 +53,7 @@ __all__ = [
     "Population",
     "Posterior",
     "Program",
+    "SMC",
     "SiteInfo",
     "Suspended",
     "Trace",
@@ -58,6 +62,7 @@ __all__ = [
     "Weighted",
     "advance",
     "bind",
+    "collapse",
     "compose",
     "deterministic",
     "distributions",
@@ -73,6 +78,7 @@ __all__ = [
     "load",
     "meaning",
     "model",
+    "nested",
     "noncentered",
     "plate",
     "population",
@@ -91,6 +97,7 @@ __all__ = [
     "transformed",
     "unconstrained",
     "unit",
+    "unweighed",
     "vmap",
     "weighted",
 ]

@@ -12,6 +12,7 @@ from ppl.inference.importance import Importance
 from ppl.inference.independence import independence
 from ppl.inference.involution_check import check_involution
 from ppl.inference.involutive import involutive
+from ppl.inference.kalman import Kalman
 from ppl.inference.kernels import State
 from ppl.inference.langevin import mala
 from ppl.inference.many_chains import MAMS
@@ -25,6 +26,7 @@ from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.slice_sampling import slice_sampling
+from ppl.inference.smc import SMC
 from ppl.inference.tempering import replicated, tempered
 from ppl.inference.trace_mh import MH, trace_mh_kernel
 
@@ -37,11 +39,13 @@ __all__ = [
     "Exact",
     "Gibbs",
     "Importance",
+    "Kalman",
     "Method",
     "NUTS",
     "ParallelTempering",
     "Posterior",
     "Reachability",
+    "SMC",
     "Settings",
     "State",
     "check_involution",

@@ -9,12 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import Categorical
 
 from ppl.errors import DegenerateWeightsError
 from ppl.inference.data_checks import density_table
 from ppl.inference.method import CHAIN_SETTINGS, Settings, refuse
 from ppl.inference.population import replayed
 from ppl.inference.posterior import EXACT, Evidence, Posterior
+from ppl.numerics.weights import has_mass, log_sum_exp
+from ppl.semantics.collapse import returned_categories
 from ppl.semantics.enumeration import DEFAULT_LIMIT
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.marginal import SumOut
@@ -31,7 +34,8 @@ class Exact:
         limit: The most rows of the product of supports to make.
 
     As a method of `ppl.infer` it gives every point of positive mass with its exact log weight; as a method of
-    `Program.marginal` it sums finite choices out along the program's structure.
+    `Program.marginal` it sums finite choices out along the program's structure; as a method of `ppl.collapse` it gives
+    the law of a category as a `Categorical`.
 
     Examples:
         >>> import ppl, ppl.distributions as dist
@@ -63,6 +67,14 @@ class Exact:
     def normalized(self, program: Program) -> Normalized:
         """The exact law of the choices given the observations (`Program.normalize`)."""
         return Normalized(program, self.limit)
+
+    def collapsed(self, program: Program) -> tuple[Any, Any]:
+        """The log mass, and the law of the return value, a category, given the observations (`ppl.collapse`)."""
+        count = returned_categories(program)
+        measure = program.enumerate(self.limit)
+        here = measure.values[:, None] == jnp.arange(count)[None]
+        logits = log_sum_exp(jnp.where(here, measure.log_weights[:, None], -jnp.inf).T)
+        return measure.log_mass, Categorical(logits=jnp.where(has_mass(logits), logits, 0.0))
 
 
 def distinct_points(measure: FiniteMeasure) -> FiniteMeasure:

@@ -36,7 +36,6 @@ def spawn(n: int) -> Transformer:
     Returns:
         A transformer `Weighted -> Population` of `n` particles, or `Population` of m -> `Population` of n m.
     """
-
     return Spawn(n)
 
 

@@ -16,6 +16,7 @@ from jax import lax
 from ppl.errors import NotFiniteError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.constants import is_known
+from ppl.semantics.dataflow import outputs_that_move
 from ppl.semantics.liveness import scan_carry
 from ppl.semantics.named import EMPTY, Dims, Named, aligned, product, refuse_lanes, sum_out, union
 from ppl.semantics.protocol import Choices
@@ -235,7 +236,7 @@ class Chain:
 
         staged = jp.stage(factors_at, *jp.abstract(jax.tree.map(lambda x: x[0], inputs)))
         after, factors = found
-        function, moving = jp.as_function(staged.code), jp.outputs_that_move(staged.code)
+        function, moving = jp.as_function(staged.code), outputs_that_move(staged.code.jaxpr)
         once = function(*jax.tree.leaves(jax.tree.map(lambda x: x[0], inputs)))
         timed = jax.vmap(function)(*jax.tree.leaves(inputs))
         renamed, _ = self.canonical(after, alpha._replace(dims=union(after), array=None))

@@ -228,15 +228,6 @@ def as_function(code: Code) -> Callable[..., list[Any]]:
     return run
 
 
-def outputs_that_move(code: Code) -> list[bool]:
-    """For each output of a code, whether it may depend on an input."""
-    moving = set(code.jaxpr.invars)
-    for equation in code.jaxpr.eqns:
-        if any(not is_literal(atom) and atom in moving for atom in equation.invars):
-            moving.update(equation.outvars)
-    return [not is_literal(atom) and atom in moving for atom in code.jaxpr.outvars]
-
-
 def read(environment: dict[Any, Any], atom: Any) -> Any:
     """The value of an operand."""
     return atom.val if isinstance(atom, Literal) else environment[atom]

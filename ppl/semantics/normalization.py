@@ -58,7 +58,7 @@ class Normalized:
         return self.program.log_density(value) - log_marginal(self.program, {})
 
 
-def normalized_model(measure: Normalized, source: Source) -> Any:
+def normalized_model(measure: Any, source: Source) -> Any:
     """The model behind `Program.normalize`: one site over all choices; the program's value under them."""
     program = measure.program
     choices = bind_sample(Site("", "latent", source), measure)

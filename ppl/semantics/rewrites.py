@@ -43,13 +43,13 @@ class Rewrite(Handler):
         """Bind the factor again."""
         del where
         factor_p.bind(log_weight, site=placed(site))
-        return Outcome(None, ())
+        return Outcome(None, self.zero())
 
     def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
         """Bind the recorded value again."""
         del where
         bind_deterministic(site, value)
-        return Outcome(None, ())
+        return Outcome(None, self.zero())
 
 
 def bind_again(node: SampleSite) -> Any:

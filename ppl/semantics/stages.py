@@ -250,7 +250,9 @@ def shared_values(program: Program) -> Environment:
     """Everything that all particles of a program have in common, by variable."""
     code = program.staged.code
     start = dict(
-        zip((*code.jaxpr.constvars, *code.jaxpr.invars), (*code.consts, *map(jnp.asarray, program.dynamic)), strict=True)
+        zip(
+            (*code.jaxpr.constvars, *code.jaxpr.invars), (*code.consts, *map(jnp.asarray, program.dynamic)), strict=True
+        )
     )
     return evaluated(plan_of(program).shared, start)
 

@@ -106,10 +106,10 @@ def _each(step: Any, particles: Particle, *, batched: bool) -> Particle:
 
 
 def sweep(transformer: Transformer, *, ancestry: bool = True) -> Transformer:
-    """Run every stage that is left, with a transformation of the layer before each that scores: `Suspended -> Suspended`.
+    """Run every stage that is left, with a transformation of the layer before each that scores.
 
-    Means (advance . hoist_first transformer)^k for the k observations, factors and loop steps that are left, but a loop of the program
-    stays a loop: what it costs to compile does not grow with the number of steps.
+    Means (advance . hoist_first transformer)^k for the k observations, factors and loop steps that are left, but a loop
+    of the program stays a loop: what it costs to compile does not grow with the number of steps.
 
     Args:
         transformer: A transformation of layers that keeps their kind and their size, such as `resample()`; hashable.
@@ -201,7 +201,8 @@ def smc(n: int, steps: int | None = None, scheme: str = "systematic", threshold:
     Args:
         n: Number of particles.
         steps: How many advances have resampling before them; by default all, and loops stay loops (`sweep`).
-        scheme, threshold: Those of `resample`.
+        scheme: That of `resample`.
+        threshold: That of `resample`.
     """
     again = resample(scheme, threshold)
     middle = (sweep(again),) if steps is None else (compose(advance(), hoist_first(again)),) * steps

@@ -1,0 +1,232 @@
+"""`ppl.guided`: a program whose choices are drawn from a proposal, with the weights that make up for it.
+
+    x ~ q(. | what the proposal has made so far),  weight p(x | what the program has made so far) / q(x)
+
+Law: the measure is the program's, over the same addresses, wherever q covers p. So SMC on it *is* the guided filter, and
+every other algorithm (particle Gibbs, PMMH, SMC^2) has proposals for free. A choice that the proposal makes where the
+program makes it stays one site (`Proposed`: the program's density, the proposal's draws); one that it makes at another
+place is drawn there, and weighed where the program comes to it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import lax
+
+from ppl.distributions.drawn import law_of_draws
+from ppl.distributions.proposed import Proposed
+from ppl.errors import AddressError, BranchError, ShapeError
+from ppl.semantics import jaxpr as jp
+from ppl.semantics.binding import bind_sample
+from ppl.semantics.choices import latent_infos
+from ppl.semantics.interpreter import sample_site, split
+from ppl.semantics.lanes import vmap
+from ppl.semantics.program import Program
+from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
+from ppl.semantics.rewrites import Rewrite, bind_again, placed
+from ppl.semantics.scoring import total_log_prob
+from ppl.semantics.site import Site
+from ppl.semantics.walks import Walk, always_made, interpreted, latent_in
+
+
+class Ahead(NamedTuple):
+    """A choice that the proposal has made already, and its log density there (nats)."""
+
+    value: Any
+    log_proposal: Any
+
+
+def guided(program: Program, proposal: Program) -> Program:
+    r"""The same measure, with choices drawn from a proposal.
+
+    $p(x) = q(x) \cdot p(x)/q(x)$ choice by choice, in the order of the programs: each choice is drawn from the
+    proposal and weighed by its density in the program over its density in the proposal.
+
+    Args:
+        program: The program.
+        proposal: A program over some of its latent addresses; the others are drawn from the program. Loops of the same
+            length are walked in lockstep, step by step, and so are branches and lanes; a step of the proposal may look
+            at the step's observation and at its own earlier choices. Its observations and factors neither weigh nor
+            move its draws.
+
+    Returns:
+        A program over the same addresses, with the same value.
+
+    Raises:
+        AddressError: no latent address is shared, or the proposal makes choices that the program does not make.
+        ShapeError: a choice has another shape or dtype in the proposal (loops of different lengths, for one).
+        BranchError: the proposal makes a choice in some branches only, at a place where the program needs it in all.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, ppl, ppl.distributions as dist
+        >>> @ppl.model
+        ... def rain(y):
+        ...     x = ppl.sample("x", dist.Normal(0.0, 1.0))
+        ...     ppl.sample("y", dist.Normal(x, 0.1), obs=y)
+        ...     return x
+        >>> @ppl.model
+        ... def near(y):
+        ...     ppl.sample("x", dist.Normal(y / 1.01, 0.0995))
+        >>> program = ppl.guided(rain(jnp.array(2.0)), near(jnp.array(2.0)))
+        >>> weights = [program.simulate(seed).log_weight for seed in range(3)]
+        >>> bool(jnp.ptp(jnp.array(weights)) < 1e-2)
+        True
+
+    Reference:
+        Doucet, Godsill, Andrieu, "On sequential Monte Carlo sampling methods for Bayesian filtering", Statistics and
+        Computing 10 (2000), section II; Lew et al., "SMCP3", AISTATS 2023.
+    """
+    _check(program, proposal)
+    return Program.of(_guided, (program, proposal))
+
+
+def _guided(program: Program, proposal: Program) -> Any:
+    model = Walk(program.staged.code, program.dynamic)
+    zipped(model, Walk(proposal.staged.code, proposal.dynamic), {})
+    return jax.tree.unflatten(program.staged.out_tree, model.outs)
+
+
+# --- what must fit ----------------------------------------------------------------------------------------------------
+
+
+def _check(program: Program, proposal: Program) -> None:
+    mine, theirs = latent_infos(program.staged), latent_infos(proposal.staged)
+    if not theirs.keys() & mine.keys():
+        raise AddressError(
+            f"The proposal {proposal.name!r} shares no latent address with the program {program.name!r}.\n"
+            f"The proposal's: {list(theirs)}. The program's: {list(mine)}.\n"
+            "Fix: give its choices the program's addresses."
+        )
+    if extra := [a for a in theirs if a not in mine]:
+        raise _extra(program, proposal, extra)
+    for address, other in theirs.items():
+        info = mine[address]
+        if (info.shape, info.dtype) != (other.shape, other.dtype):
+            raise ShapeError(
+                f"The choice {address!r} has shape {other.shape} and dtype {other.dtype} in the proposal "
+                f"{proposal.name!r} ({other.source}), but shape {info.shape} and dtype {info.dtype} in the program "
+                f"{program.name!r} ({info.source}).\n"
+                "Expected: the same. Likely causes: loops of different lengths, a vector where the program draws a "
+                "number, another kind of distribution.\nFix: walk loops of the program's length, on the same data."
+            )
+
+
+def _extra(program: Program, proposal: Program, extra: list[str]) -> AddressError:
+    infos = proposal.sites
+    where = ", ".join(f"{a!r} ({infos[a].source})" for a in extra)
+    kinds = {a: program.sites[a].kind for a in extra if a in program.sites}
+    if kinds:
+        fix = f"In the program they are {', '.join(sorted(set(kinds.values())))}: condition the proposal on them too."
+    else:
+        fix = (
+            "Fix: sum them out (proposal.marginal(...)), or give the program choices of these addresses: their law "
+            "given the others is then the backward kernel."
+        )
+    return AddressError(
+        f"The proposal {proposal.name!r} has choices that the program {program.name!r} does not make: {where}.\n"
+        f"Their density has no counterpart in the program, so that weights made with it would be biased.\n{fix}"
+    )
+
+
+# --- walking both -----------------------------------------------------------------------------------------------------
+
+
+class Draws(Rewrite):
+    """Draw the proposal's choices where it makes them; writes an `Ahead` for each. Nothing else of it remains."""
+
+    def site(self, node: SampleSite, read: Any) -> Any:
+        """Unused: `sample` says it all."""
+        raise NotImplementedError
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """An observed value stays; a choice is drawn."""
+        del read, where
+        if node.observed is not None:
+            return Outcome(node.observed, ())
+        law = law_of_draws(node.measure)
+        value = bind_again(node._replace(measure=law))
+        return Outcome(value, (), Ahead(value, total_log_prob(law, value)))
+
+    def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
+        """The proposal's factors do not weigh."""
+        del site, log_weight, where
+        return Outcome(None, ())
+
+    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
+        """What the proposal records is dropped."""
+        del site, value, where
+        return Outcome(None, ())
+
+
+class Weighs(Rewrite):
+    """The program, with the choices that were made ahead (its reads): they are weighed where it comes to them."""
+
+    def site(self, node: SampleSite, read: Ahead | None) -> Any:
+        """Bind a choice again, or weigh the one made ahead."""
+        if read is None or node.observed is not None:
+            return bind_again(node)
+        log_weight = total_log_prob(node.measure, read.value) - read.log_proposal
+        site = node.site._replace(address=f"{node.address}/proposal", kind="factor", plates=())
+        jp.factor_p.bind(log_weight, site=placed(site))
+        return read.value
+
+
+def zipped(model: Walk, proposal: Walk, ahead: Choices) -> Choices:
+    """Walk both to the end, the program leading; returns every choice that the proposal has made ahead."""
+    ahead = dict(ahead)
+    while model.current is not None:
+        equation, operands = model.current
+        needed = (latent_in(equation) & proposal.latent) - ahead.keys()
+        if _meet(needed, equation, proposal, ahead):
+            outs = ZIPPED[equation.primitive.name](equation, operands, proposal, ahead)
+        else:
+            outs = interpreted(equation, operands, Weighs(), ahead).outs
+        model.give(outs)
+    while proposal.current is not None:
+        _draw(proposal, ahead)
+    return ahead
+
+
+def _meet(needed: frozenset[str], equation: Any, proposal: Walk, ahead: Choices) -> bool:
+    """Run the proposal until it has made the needed choices, or stands where it makes all in the program's way."""
+    while needed and proposal.current is not None:
+        partner, _ = proposal.current
+        if needed <= latent_in(partner) and _alike(equation, partner):
+            return True
+        _draw(proposal, ahead)
+        needed -= ahead.keys()
+    return False
+
+
+def _draw(proposal: Walk, ahead: Choices) -> None:
+    """Run the proposal's current equation; its choices are made ahead."""
+    equation, operands = proposal.current or (None, [])
+    if partial := latent_in(equation) - always_made(equation):
+        raise BranchError(
+            f"The proposal makes the choice {', '.join(map(repr, sorted(partial)))} in some branches only, at a place "
+            "where the program has no such branch.\n"
+            "Expected: branches as in the program, or a choice of that address in every branch of the proposal.\n"
+            "Fix: draw it from the program's law in the branches without."
+        )
+    result = interpreted(equation, operands, Draws(), {})
+    ahead.update(result.writes)
+    proposal.give(result.outs)
+
+
+def _alike(mine: Any, theirs: Any) -> bool:
+    """Whether two equations can be walked in lockstep."""
+    name = mine.primitive.name
+    if name != theirs.primitive.name or name not in ZIPPED:
+        return False
+    if name == "sample":
+        laws = [jax.tree.unflatten(e.params["signature"].measure_tree, [0] * 0) if False else e for e in (mine, theirs)]
+        del laws
+        return True
+    if name == "scan":
+        one, other = jp.loop_of(mine), jp.loop_of(theirs)
+        return (one.length, one.reverse) == (other.length, other.reverse)
+    if name == "lanes":
+        return mine.params["size"] == theirs.params["size"]
+    return True
