@@ -119,17 +119,17 @@ class LoopStep(NamedTuple):
     """One step of a loop by itself: while the loop is under way its carry and outputs are values of the particle."""
 
     stage: Loop
-    index: int
+    number: int
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """Keys of a particle's values before the step."""
-        return self.stage.inputs if self.index == 0 else self._under_way()
+        return self.stage.inputs if self.number == 0 else self._under_way()
 
     @property
     def outputs(self) -> tuple[Any, ...]:
         """Keys of a particle's values after the step."""
-        return self.stage.outputs if self.index == self.stage.length - 1 else self._under_way()
+        return self.stage.outputs if self.number == self.stage.length - 1 else self._under_way()
 
     def run(self, values: Values, shared: Environment, handler: Handler) -> tuple[Values, Any]:
         """Run one particle."""
@@ -137,7 +137,7 @@ class LoopStep(NamedTuple):
         environment = {**shared, **dict(zip(self.inputs, values, strict=True))}
         operands = [jp.read(environment, atom) for atom in stage.equation.invars]
         consts, init = operands[: loop.num_consts], operands[loop.num_consts : loop.num_consts + loop.num_carry]
-        time = stage.time(self.index)
+        time = stage.time(self.number)
         xs = [x[time] for x in operands[loop.num_consts + loop.num_carry :]]
         carry, stacked = self._so_far(environment, init)
         body = dict(zip(loop.body.jaxpr.invars, (*consts, *carry, *xs), strict=True))
@@ -146,7 +146,7 @@ class LoopStep(NamedTuple):
         outs = [jp.read(body, atom) for atom in loop.body.jaxpr.outvars]
         ys = outs[loop.num_carry :]
         stacked = [whole.at[time].set(y) for whole, y in zip(stacked, ys, strict=True)]
-        last = self.index == stage.length - 1
+        last = self.number == stage.length - 1
         names = stage.equation.outvars if last else self._slots()
         environment.update(zip(names, [*outs[: loop.num_carry], *stacked], strict=True))
         return tuple(environment[key] for key in self.outputs), result.total
@@ -163,7 +163,7 @@ class LoopStep(NamedTuple):
 
     def _so_far(self, environment: Environment, init: list[Any]) -> tuple[list[Any], list[Any]]:
         loop = self.stage.loop
-        if self.index > 0:
+        if self.number > 0:
             values = [environment[slot] for slot in self._slots()]
             return values[: loop.num_carry], values[loop.num_carry :]
         avals = [var.aval for var in self.stage.equation.outvars[loop.num_carry :]]

@@ -70,8 +70,11 @@ def swept(before: Program, program: Program, how: Sweep) -> Particle:
     particles = sample("before", before)
     particles = particles._replace(value=Marked(particles.value, (), _places(particles)))
     for number, stage in enumerate(plan_of(program).stages[how.first :], how.first):
-        run = _loop if isinstance(stage, Loop) else _segment
-        particles = run(stage, particles, shared, how, f"stage {number}")
+        name = f"stage {number}"
+        if isinstance(stage, Loop):
+            particles = _loop(stage, particles, shared, how, name)
+        else:
+            particles = _segment(stage, particles, shared, how, name)
     deterministic("eve", particles.value.eve)
     _record(particles, how)
     return particles._replace(value=particles.value.value)
