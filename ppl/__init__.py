@@ -5,14 +5,16 @@ from ppl import native
 native.enable()
 
 from ppl import distributions, errors, inference, testing
-from ppl.inference import HMC, MAMS, MCMC, MH, NUTS, SMC, Exact, Gibbs, Importance, Kalman, Posterior, infer, load
+from ppl.inference import HMC, MAMS, MCMC, MH, NUTS, SMC, SMCP3, Exact, Gibbs, Importance, Kalman, Posterior, infer, load
 from ppl.interop import from_numpyro
 from ppl.semantics.blocks import compose, identity, proper, push_evidence, resample, spawn
 from ppl.semantics.collapse import collapse
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.functions import random_function, random_table
+from ppl.semantics.guided import guided
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, factor, sample
+from ppl.semantics.lookahead import lookahead
 from ppl.semantics.model import Model, model
 from ppl.semantics.nesting import nested, unweighed
 from ppl.semantics.plates import plate
@@ -54,6 +56,7 @@ __all__ = [
     "Posterior",
     "Program",
     "SMC",
+    "SMCP3",
     "SiteInfo",
     "Suspended",
     "Trace",
@@ -70,12 +73,14 @@ __all__ = [
     "factor",
     "finish",
     "from_numpyro",
+    "guided",
     "hoist",
     "hoist_first",
     "identity",
     "infer",
     "inference",
     "load",
+    "lookahead",
     "meaning",
     "model",
     "nested",

@@ -27,6 +27,7 @@ from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.slice_sampling import slice_sampling
 from ppl.inference.smc import SMC
+from ppl.inference.smcp3 import SMCP3
 from ppl.inference.tempering import replicated, tempered
 from ppl.inference.trace_mh import MH, trace_mh_kernel
 
@@ -46,6 +47,7 @@ __all__ = [
     "Posterior",
     "Reachability",
     "SMC",
+    "SMCP3",
     "Settings",
     "State",
     "check_involution",

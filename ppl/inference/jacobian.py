@@ -45,14 +45,18 @@ class Linearized(NamedTuple):
 
 
 def linearized(
-    function: Callable[..., list[Any]], leaves: Sequence[Any], coordinates: Sequence[Coordinate]
+    function: Callable[..., list[Any]],
+    leaves: Sequence[Any],
+    coordinates: Sequence[Coordinate],
+    after: Sequence[Coordinate] | None = None,
 ) -> Linearized:
     """Evaluate a map with the Jacobian of its moved continuous arrays; everything else is held fixed.
 
     Args:
-        function: From arrays to as many arrays of the same shapes and dtypes.
+        function: From arrays to arrays, in the sum of as many continuous numbers.
         leaves: The point.
         coordinates: What is known of each array.
+        after: What is known of each array that the function returns; the same by default.
 
     Examples:
         >>> scaled = linearized(lambda x, y: [2.0 * x, y], [jnp.ones(2), jnp.ones(9)], [Coordinate(True, False)] * 2)
@@ -61,7 +65,7 @@ def linearized(
     """
     code = jp.stage(function, *map(jp.aval_of, leaves)).code
     run = jp.as_function(code)
-    rows, columns = _moved(code.jaxpr, coordinates)
+    rows, columns = _moved(code.jaxpr, coordinates, coordinates if after is None else after)
     vector = _joined([leaves[i] for i in columns])
 
     def from_vector(vector: Any) -> tuple[Any, list[Any]]:
@@ -74,22 +78,24 @@ def linearized(
     return Linearized(run, out, matrix, rows, columns)
 
 
-def _moved(jaxpr: Any, coordinates: Sequence[Coordinate]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _moved(
+    jaxpr: Any, before: Sequence[Coordinate], after: Sequence[Coordinate]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The continuous outputs that are not just an input, and the continuous inputs that are not just an output.
 
     Arrays that may be not made stay: an input that goes to an output which is not made is not a row of the matrix.
     """
     place = {var: i for i, var in enumerate(jaxpr.invars)}
-    free = [i for i, c in enumerate(coordinates) if c.continuous]
-    plain = {i for i in free if not coordinates[i].masked}
+    columns, free = ([i for i, c in enumerate(side) if c.continuous] for side in (before, after))
+    plain = {i for i in columns if not before[i].masked}
     sources = {}
     for i in free:
         atom = jaxpr.outvars[i]
         source = None if jp.is_literal(atom) else place.get(atom)
-        if i in plain and source in plain and source not in sources.values():
+        if not after[i].masked and source in plain and source not in sources.values():
             sources[i] = source
     rows = tuple(i for i in free if i not in sources)
-    return rows, tuple(i for i in free if i not in sources.values())
+    return rows, tuple(i for i in columns if i not in sources.values())
 
 
 def _joined(parts: list[Any]) -> Any:
