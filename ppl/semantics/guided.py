@@ -2,16 +2,15 @@
 
     x ~ q(. | what the proposal has made so far),  weight p(x | what the program has made so far) / q(x)
 
-Law: the measure is the program's, over the same addresses, wherever q covers p. So SMC on it *is* the guided filter, and
-every other algorithm (particle Gibbs, PMMH, SMC^2) has proposals for free. A choice that the proposal makes where the
-program makes it stays one site (`Proposed`: the program's density, the proposal's draws); one that it makes at another
-place is drawn there, and weighed where the program comes to it.
+Law: the measure is the program's, over the same addresses, wherever q covers p. So SMC on it *is* the guided filter,
+and every other algorithm (particle Gibbs, PMMH, SMC^2) has proposals for free. A choice that the proposal makes where
+the program makes it stays one site (`Proposed`: the program's density, the proposal's draws); one that it makes at
+another place is drawn there, and weighed where the program comes to it.
 """
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 
@@ -21,6 +20,7 @@ from ppl.errors import AddressError, BranchError, ShapeError
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.binding import bind_sample
 from ppl.semantics.choices import latent_infos
+from ppl.semantics.extended import extended
 from ppl.semantics.interpreter import sample_site, split
 from ppl.semantics.lanes import vmap
 from ppl.semantics.program import Program
@@ -38,7 +38,7 @@ class Ahead(NamedTuple):
     log_proposal: Any
 
 
-def guided(program: Program, proposal: Program) -> Program:
+def guided(program: Program, proposal: Program, backward: Program | None = None) -> Program:
     r"""The same measure, with choices drawn from a proposal.
 
     $p(x) = q(x) \cdot p(x)/q(x)$ choice by choice, in the order of the programs: each choice is drawn from the
@@ -50,12 +50,16 @@ def guided(program: Program, proposal: Program) -> Program:
             length are walked in lockstep, step by step, and so are branches and lanes; a step of the proposal may look
             at the step's observation and at its own earlier choices. Its observations and factors neither weigh nor
             move its draws.
+        backward: Where the proposal makes choices u of its own: a program over them, given the program's choices, which
+            it reads at their addresses (`extended`). Its law r(u | x) matters for the weights' variance only; the best
+            one is the proposal's law of u given x.
 
     Returns:
-        A program over the same addresses, with the same value.
+        A program over the same addresses (and those of u), with the same value.
 
     Raises:
-        AddressError: no latent address is shared, or the proposal makes choices that the program does not make.
+        AddressError: no latent address is shared, or the proposal makes choices that neither the program nor `backward`
+            makes.
         ShapeError: a choice has another shape or dtype in the proposal (loops of different lengths, for one).
         BranchError: the proposal makes a choice in some branches only, at a place where the program needs it in all.
 
@@ -78,6 +82,7 @@ def guided(program: Program, proposal: Program) -> Program:
         Doucet, Godsill, Andrieu, "On sequential Monte Carlo sampling methods for Bayesian filtering", Statistics and
         Computing 10 (2000), section II; Lew et al., "SMCP3", AISTATS 2023.
     """
+    program = program if backward is None else extended(program, backward)
     _check(program, proposal)
     return Program.of(_guided, (program, proposal))
 
@@ -121,12 +126,12 @@ def _extra(program: Program, proposal: Program, extra: list[str]) -> AddressErro
         fix = f"In the program they are {', '.join(sorted(set(kinds.values())))}: condition the proposal on them too."
     else:
         fix = (
-            "Fix: sum them out (proposal.marginal(...)), or give the program choices of these addresses: their law "
-            "given the others is then the backward kernel."
+            "Fix: sum them out (proposal.marginal(...)), or give ppl.guided a `backward` program over these addresses, "
+            "which may read the program's choices."
         )
     return AddressError(
         f"The proposal {proposal.name!r} has choices that the program {program.name!r} does not make: {where}.\n"
-        f"Their density has no counterpart in the program, so that weights made with it would be biased.\n{fix}"
+        f"Their density has no counterpart in the program; weights without one are not those of the program.\n{fix}"
     )
 
 
@@ -202,17 +207,21 @@ def _meet(needed: frozenset[str], equation: Any, proposal: Walk, ahead: Choices)
 
 def _draw(proposal: Walk, ahead: Choices) -> None:
     """Run the proposal's current equation; its choices are made ahead."""
-    equation, operands = proposal.current or (None, [])
+    equation, operands = proposal.waiting
     if partial := latent_in(equation) - always_made(equation):
-        raise BranchError(
-            f"The proposal makes the choice {', '.join(map(repr, sorted(partial)))} in some branches only, at a place "
-            "where the program has no such branch.\n"
-            "Expected: branches as in the program, or a choice of that address in every branch of the proposal.\n"
-            "Fix: draw it from the program's law in the branches without."
-        )
+        raise _in_some_branches(partial)
     result = interpreted(equation, operands, Draws(), {})
     ahead.update(result.writes)
     proposal.give(result.outs)
+
+
+def _in_some_branches(addresses: frozenset[str]) -> BranchError:
+    return BranchError(
+        f"The proposal makes the choice {', '.join(map(repr, sorted(addresses)))} in some branches only, at a place "
+        "where the program has no such branch.\n"
+        "Expected: branches as in the program, or a choice of that address in every branch of the proposal.\n"
+        "Fix: draw it from the program's law in the branches without."
+    )
 
 
 def _alike(mine: Any, theirs: Any) -> bool:
@@ -221,12 +230,111 @@ def _alike(mine: Any, theirs: Any) -> bool:
     if name != theirs.primitive.name or name not in ZIPPED:
         return False
     if name == "sample":
-        laws = [jax.tree.unflatten(e.params["signature"].measure_tree, [0] * 0) if False else e for e in (mine, theirs)]
-        del laws
-        return True
+        return _is_distribution(mine) and _is_distribution(theirs)
     if name == "scan":
         one, other = jp.loop_of(mine), jp.loop_of(theirs)
         return (one.length, one.reverse) == (other.length, other.reverse)
-    if name == "lanes":
-        return mine.params["size"] == theirs.params["size"]
-    return True
+    return name != "lanes" or mine.params["size"] == theirs.params["size"]
+
+
+def _is_distribution(equation: Any) -> bool:
+    data = equation.params["signature"].measure_tree.node_data()
+    return data is not None and isinstance(data[0], type) and issubclass(data[0], dist.Distribution)
+
+
+# --- one equation of both in lockstep: the program's results; the proposal is given its own ---------------------------
+
+
+def _sample(equation: Any, operands: list[Any], proposal: Walk, ahead: Choices) -> list[Any]:
+    """The program's choice with the proposal's draws."""
+    del ahead
+    theirs, their_operands = proposal.waiting
+    node, other = sample_site(equation, operands), sample_site(theirs, their_operands)
+    value = bind_sample(placed(node.site), Proposed(node.measure, other.measure))
+    leaves = jax.tree.leaves(value)
+    proposal.give(leaves)
+    return leaves
+
+
+def _scan(equation: Any, operands: list[Any], proposal: Walk, ahead: Choices) -> list[Any]:
+    """One loop with the state of both."""
+    theirs, their_operands = proposal.waiting
+    mine, other = jp.loop_of(equation), jp.loop_of(theirs)
+    consts, init, xs = split(operands, mine.num_consts, mine.num_carry)
+    their_consts, their_init, their_xs = split(their_operands, other.num_consts, other.num_carry)
+    given, kept = _given(equation, ahead), latent_in(theirs) - latent_in(equation)
+
+    def body(state: Any, inputs: Any) -> Any:
+        (carry, their_carry), (x, their_x, made) = state, inputs
+        model = Walk(mine.body, (*consts, *carry, *x))
+        guide = Walk(other.body, (*their_consts, *their_carry, *their_x))
+        left = zipped(model, guide, made)
+        after = model.outs[: mine.num_carry], guide.outs[: other.num_carry]
+        made_ahead = {address: left[address] for address in sorted(kept)}
+        return after, (model.outs[mine.num_carry :], guide.outs[other.num_carry :], made_ahead)
+
+    start, steps = (list(init), list(their_init)), (list(xs), list(their_xs), given)
+    (last, their_last), (ys, their_ys, left) = lax.scan(
+        body, start, steps, length=mine.length, reverse=mine.reverse, unroll=mine.unroll
+    )
+    proposal.give([*their_last, *their_ys])
+    ahead.update(left)
+    return [*last, *ys]
+
+
+def _lanes(equation: Any, operands: list[Any], proposal: Walk, ahead: Choices) -> list[Any]:
+    """Lane by lane."""
+    theirs, their_operands = proposal.waiting
+    mine, other = equation.params, theirs.params
+    given, kept = _given(equation, ahead), latent_in(theirs) - latent_in(equation)
+
+    def lane(args: list[Any], their_args: list[Any], made: Choices) -> Any:
+        model, guide = Walk(mine["body"], args), Walk(other["body"], their_args)
+        left = zipped(model, guide, made)
+        return model.outs, guide.outs, {address: left[address] for address in sorted(kept)}
+
+    axes = ([0 if mapped else None for mapped in params["batched"]] for params in (mine, other))
+    outs, their_outs, left = vmap(lane, in_axes=(*axes, 0), axis_size=mine["size"])(operands, their_operands, given)
+    proposal.give(their_outs)
+    ahead.update(left)
+    return outs
+
+
+def _cond(equation: Any, operands: list[Any], proposal: Walk, ahead: Choices) -> list[Any]:
+    """Every branch of the program with every branch of the proposal: each takes its own.
+
+    What the proposal's branch makes and the program's does not is drawn, and integrates to one.
+    """
+    theirs, their_operands = proposal.waiting
+    index, *args = operands
+    their_index, *their_args = their_operands
+    given, kept = _given(equation, ahead), latent_in(theirs) - latent_in(equation)
+    if partial := kept - always_made(theirs):
+        raise _in_some_branches(partial)
+
+    def pair(code: jp.Code, other: jp.Code) -> Any:
+        def both(args: list[Any], their_args: list[Any], made: Choices) -> Any:
+            model, guide = Walk(code, args), Walk(other, their_args)
+            left = zipped(model, guide, made)
+            return model.outs, guide.outs, {address: left[address] for address in sorted(kept)}
+
+        return both
+
+    def row(branch: Any) -> Any:
+        pairs = [pair(jp.code_of(branch), jp.code_of(other)) for other in theirs.params["branches"]]
+        return lambda *given: lax.switch(their_index, pairs, *given)
+
+    rows = [row(branch) for branch in equation.params["branches"]]
+    outs, their_outs, left = lax.switch(index, rows, args, their_args, given)
+    proposal.give(their_outs)
+    ahead.update(left)
+    return outs
+
+
+def _given(equation: Any, ahead: Choices) -> Choices:
+    """What was made ahead of the choices in an equation."""
+    return {address: made for address, made in ahead.items() if address in latent_in(equation)}
+
+
+ZIPPED = {"sample": _sample, "scan": _scan, "lanes": _lanes, "cond": _cond}
+"""How to walk one equation of the program and one of the proposal in lockstep."""

@@ -35,6 +35,12 @@ class Walk:
         """Say what the current equation's results are, and walk on."""
         self._resume(list(results))
 
+    @property
+    def waiting(self) -> tuple[Any, list[Any]]:
+        """The current equation, where it is known that there is one."""
+        assert self.current is not None
+        return self.current
+
     def _resume(self, results: list[Any] | None) -> None:
         try:
             self.current = self._under_way.send(results)
