@@ -39,8 +39,8 @@ class LogEvidence(NamedTuple):
 
 
 def nan_to_zero_weight(
-    log_weights: Float[Array, "*batch particles"],
-) -> Float[Array, "*batch particles"]:
+    log_weights: Float[Array, "*shape"],
+) -> Float[Array, "*shape"]:
     """Replace NaN by `-inf`: a particle whose weight is unknown counts for nothing.
 
     Args:

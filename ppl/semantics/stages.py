@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ppl.errors import UnboundedError
 from ppl.semantics import jaxpr as jp
+from ppl.semantics.inlining import inlined
 from ppl.semantics.interpreter import run_equations
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Handler, Position
@@ -174,10 +176,14 @@ Stage = Segment | Loop
 
 
 class Plan(NamedTuple):
-    """The stages of a program, and the equations whose results all particles share."""
+    """The stages of a program, the equations whose results all particles share, and the code that was cut.
+
+    In that code, helpers under `jit` that score are written out.
+    """
 
     stages: tuple[Stage, ...]
     shared: tuple[Any, ...]
+    code: jp.Code
 
     @property
     def length(self) -> int:
@@ -196,13 +202,19 @@ class Plan(NamedTuple):
 
 
 def plan_of(program: Program) -> Plan:
-    """The stages of a program (cached by its code)."""
+    """The stages of a program (cached by its code).
+
+    Raises:
+        UnboundedError: it observes or weighs inside a `while_loop`.
+    """
     return _plan(CodeKey(program.staged.code))
 
 
 @lru_cache(maxsize=512)
 def _plan(program_code: CodeKey) -> Plan:
-    jaxpr = program_code.code.jaxpr
+    _refuse_unbounded(program_code.code)
+    code = inlined(program_code.code, scores)
+    jaxpr = code.jaxpr
     random = random_variables(jaxpr.eqns, ())
     shared = tuple(equation for equation in jaxpr.eqns if not _moves(equation, random))
     pieces = _cut([equation for equation in jaxpr.eqns if _moves(equation, random)], random)
@@ -213,7 +225,19 @@ def _plan(program_code: CodeKey) -> Plan:
         made, read = _made_and_read(piece)
         alive = [key for key in outputs if key not in made] + [atom for atom in read if atom in random]
         stages.append(piece._replace(inputs=tuple(dict.fromkeys(alive)), outputs=outputs))
-    return Plan(tuple(reversed(stages)), shared)
+    return Plan(tuple(reversed(stages)), shared, code)
+
+
+def _refuse_unbounded(code: jp.Code) -> None:
+    sites = [e.site for e in site_table(code.jaxpr).values() if any(info.unbounded for info in e.infos)]
+    scoring = [f"{site.address!r} ({site.source})" for site in sites if site.kind in WEIGHING]
+    if scoring:
+        raise UnboundedError(
+            f"Particles cannot wait for each other at {', '.join(scoring)}: the number of steps of the while_loop "
+            "around it is not known beforehand.\nExpected: observations and factors in straight-line code, branches, "
+            "lax.scan or lax.fori_loop with a fixed number of steps.\nFix: lax.scan over the most steps there may be, "
+            "with a lax.cond around those beyond the end."
+        )
 
 
 def random_variables(equations: Sequence[Any], known: Collection[Variable]) -> set[Variable]:
@@ -248,7 +272,7 @@ def evaluated(equations: Sequence[Any], environment: Environment) -> Environment
 
 def shared_values(program: Program) -> Environment:
     """Everything that all particles of a program have in common, by variable."""
-    code = program.staged.code
+    code = plan_of(program).code
     start = dict(
         zip(
             (*code.jaxpr.constvars, *code.jaxpr.invars), (*code.consts, *map(jnp.asarray, program.dynamic)), strict=True
@@ -259,10 +283,10 @@ def shared_values(program: Program) -> Environment:
 
 def outputs_of(program: Program, values: Values, shared: Environment) -> Any:
     """The return value of a run whose last stage has left these values."""
-    staged = program.staged
-    environment = {**shared, **dict(zip(plan_of(program).stages[-1].outputs, values, strict=True))}
-    outs = [jnp.asarray(jp.read(environment, atom)) for atom in staged.code.jaxpr.outvars]
-    return jax.tree.unflatten(staged.out_tree, outs)
+    plan = plan_of(program)
+    environment = {**shared, **dict(zip(plan.stages[-1].outputs, values, strict=True))}
+    outs = [jnp.asarray(jp.read(environment, atom)) for atom in plan.code.jaxpr.outvars]
+    return jax.tree.unflatten(program.staged.out_tree, outs)
 
 
 def scores(equation: Any) -> bool:
