@@ -5,7 +5,23 @@ from ppl import native
 native.enable()
 
 from ppl import distributions, errors, inference, testing
-from ppl.inference import HMC, MAMS, MCMC, MH, NUTS, SMC, SMCP3, Exact, Gibbs, Importance, Kalman, Posterior, infer, load
+from ppl.inference import (
+    HMC,
+    MAMS,
+    MCMC,
+    MH,
+    NUTS,
+    SMC,
+    SMCP3,
+    Exact,
+    Gibbs,
+    Importance,
+    Kalman,
+    ParticleFilter,
+    Posterior,
+    infer,
+    load,
+)
 from ppl.interop import from_numpyro
 from ppl.semantics.blocks import compose, identity, proper, push_evidence, resample, spawn
 from ppl.semantics.collapse import collapse
@@ -52,6 +68,7 @@ __all__ = [
     "Model",
     "NUTS",
     "Particle",
+    "ParticleFilter",
     "Population",
     "Posterior",
     "Program",

@@ -22,6 +22,7 @@ from ppl.inference.metropolis import mh
 from ppl.inference.model_criticism import loo
 from ppl.inference.nuts import HMC, NUTS
 from ppl.inference.parallel_tempering import ParallelTempering
+from ppl.inference.particle_filter import ParticleFilter
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
@@ -44,6 +45,7 @@ __all__ = [
     "Method",
     "NUTS",
     "ParallelTempering",
+    "ParticleFilter",
     "Posterior",
     "Reachability",
     "SMC",
