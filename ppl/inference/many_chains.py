@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl import native
 from ppl.inference.finish import Finished, finish
-from ppl.inference.initial import Starts
+from ppl.inference.initial import starts_for
 from ppl.inference.many_chain_sampler import COLUMNS, ManyChainSampler, ManyPlan, SharedAdaptation
 from ppl.inference.mcmc import Run, visit
 from ppl.inference.method import Settings, positive
@@ -49,7 +49,8 @@ class MAMS:
     Args:
         target_acceptance: Mean acceptance over chains that the step size is adapted to.
         metric: "low_rank" (diagonal and the directions, up to 64, that stand out; the default), "diagonal", or "dense".
-        start: Where chains start: values for all continuous choices by address, with a leading axis of chains.
+        start: Where chains start: values for all continuous choices by address, with a leading axis of chains; or
+            "pathfinder". By default as in `ppl.NUTS`.
         adaptation: What an earlier run learnt (`posterior.continuation.adaptation`); warmup may be 0 then.
         superchains: Into so many groups of consecutive chains, each with one start, for
             `ppl.diagnostics.convergence.nested_r_hat`; it must divide the chains. By default every chain has its own.
@@ -117,8 +118,7 @@ def _job(method: MAMS, program: Program, key: PRNGKey, settings: Settings) -> Jo
     chains = CHAINS if settings.chains is None else settings.chains
     devices = _devices(chains, settings.layout)
     target = target_of(program)
-    given = None if method.start is None else np.asarray(jax.vmap(target.vector)(method.start))
-    starts = Starts(target, key, given)
+    starts = starts_for(target, key, method.start, _given)
     if settings.check_data:
         look_at_data(program, starts, key)
 
@@ -134,6 +134,10 @@ def _job(method: MAMS, program: Program, key: PRNGKey, settings: Settings) -> Jo
 
     sampler = ManyChainSampler(target, key, plan, start_at, method.adaptation, devices, reduce)
     return Job(method, program, key, settings, sampler, chains)
+
+
+def _given(target: Any, start: Any) -> np.ndarray:
+    return np.asarray(jax.vmap(target.vector)(start))
 
 
 def _chains_a_start(chains: int, superchains: int | None) -> int:

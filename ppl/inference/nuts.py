@@ -11,7 +11,7 @@ import numpy as np
 from ppl import native
 from ppl.inference.finish import Finished, finish
 from ppl.inference.hamiltonian_sampler import CHOOSY, HamiltonianSampler, Plan
-from ppl.inference.initial import Starts
+from ppl.inference.initial import Starts, starts_for
 from ppl.inference.mcmc import STEPS, Run, groups_for, visit
 from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
@@ -44,14 +44,16 @@ class NUTS:
         max_depth: The most doublings of a trajectory: at most 2^max_depth - 1 gradients a draw.
         metric: "low_rank" (diagonal and the directions, up to 64, that stand out; the default), "diagonal", or "dense".
         start: Where chains start: values for all continuous choices by address, or with a leading axis of chains. By
-            default uniform near the origin of the unconstrained space, with other tries where the density is zero.
+            default uniform near the origin of the unconstrained space; where the density is zero there: nearer to the
+            origin, at prior draws, and by Pathfinder. "pathfinder" for that alone: about where the posterior's mass is,
+            for models whose posterior is far from the origin (a few hundred gradients a chain; no more is claimed).
         adaptation: What an earlier run learnt (`posterior.continuation.adaptation`); warmup may be 0 then.
 
     `stats` holds, by draw, `log_density` (of the unconstrained choices) and `energy` in nats, `acceptance`,
     `step_size`, `steps` (gradients), `tree_depth`, `diverging` and `max_tree_depth_reached`.
 
     References: Hoffman & Gelman (2014), *The No-U-Turn Sampler*; Betancourt (2017), *A conceptual introduction to
-    Hamiltonian Monte Carlo*; for the metrics Seyboldt, Carlson, Carpenter (2026).
+    Hamiltonian Monte Carlo*; for the metrics Seyboldt, Carlson, Carpenter (2026); for starts Zhang et al. (2022).
 
     Examples:
         >>> import ppl, ppl.distributions as dist
@@ -129,7 +131,7 @@ class Job(NamedTuple):
 def _job(method: NUTS, program: Program, key: PRNGKey, settings: Settings) -> Job:
     target = target_of(program)
     groups = groups_for(settings)
-    starts = Starts(target, key, None if method.start is None else _given(target, method.start))
+    starts = starts_for(target, key, method.start, _given)
     plan = method.plan(target.dim, settings)
 
     def reduce(positions: np.ndarray, first: tuple[int, int]) -> Finished:
