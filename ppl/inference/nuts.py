@@ -50,7 +50,8 @@ class NUTS:
         adaptation: What an earlier run learnt (`posterior.continuation.adaptation`); warmup may be 0 then.
 
     `stats` holds, by draw, `log_density` (of the unconstrained choices) and `energy` in nats, `acceptance`,
-    `step_size`, `steps` (gradients), `tree_depth`, `diverging` and `max_tree_depth_reached`.
+    `step_size`, `steps` (gradients), `tree_depth`, `diverging` and `max_tree_depth_reached` (the trajectory was cut
+    short: it had not turned after the last doubling).
 
     References: Hoffman & Gelman (2014), *The No-U-Turn Sampler*; Betancourt (2017), *A conceptual introduction to
     Hamiltonian Monte Carlo*; for the metrics Seyboldt, Carlson, Carpenter (2026); for starts Zhang et al. (2022).
@@ -191,8 +192,8 @@ def _posterior(job: Job, visited: Visited, first_draw: int = 0) -> Posterior:
 def _stats(columns: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
     stats = named_stats(columns, STATS)
     if plan.length is not None:  # there are no trees
-        return {name: x for name, x in stats.items() if name != "tree_depth"}
-    return stats | {"max_tree_depth_reached": stats["tree_depth"] >= plan.depth}
+        return {name: x for name, x in stats.items() if name not in ("tree_depth", "max_tree_depth_reached")}
+    return stats
 
 
 def _diagnostics(stats: dict[str, np.ndarray], visited: Visited) -> dict[str, float]:

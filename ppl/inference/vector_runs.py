@@ -24,7 +24,7 @@ from ppl.typing import PRNGKey
 METRICS = ("low_rank", "diagonal", "dense")
 CAPACITY = 64
 """The most directions of a low-rank metric."""
-KINDS = {"steps": np.int32, "tree_depth": np.int32, "diverging": bool}
+KINDS = {"steps": np.int32, "tree_depth": np.int32, "diverging": bool, "max_tree_depth_reached": bool}
 """The dtypes of recorded numbers that are not floats."""
 
 

@@ -24,7 +24,10 @@ from ppl.numerics.step_size import DualAveraging, updated
 from ppl.numerics.trajectory import Point, Tree, ValueAndGrad, leaf, plant, select
 from ppl.typing import PRNGKey
 
-STATS = ("log_density", "energy", "acceptance", "step_size", "steps", "tree_depth", "diverging")
+STATS = (
+    *("log_density", "energy", "acceptance", "step_size"),
+    *("steps", "tree_depth", "diverging", "max_tree_depth_reached"),
+)
 """What is recorded of a transition, in this order."""
 CHAINS = "chains"
 """The name of the mapped axis of chains that go side by side."""
@@ -292,6 +295,7 @@ def _recorder(metric: Metric, what: Stretch, sizes: Sizes) -> Callable[..., Reco
             "steps": tree.leaves,
             "tree_depth": tree.depth,
             "diverging": tree.diverging,
+            "max_tree_depth_reached": tree.cut,
         }
         stats = jnp.stack([jnp.asarray(numbers[name], point.position.dtype) for name in STATS])
         place = point.position if sizes.lockstep else to_position(metric, point.position)

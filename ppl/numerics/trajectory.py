@@ -67,7 +67,8 @@ class Half(NamedTuple):
 class Tree(NamedTuple):
     """The trajectory so far.
 
-    `energy` is that of its first point, `accepted` the sum over leaves of `min(1, exp(-energy error))`.
+    `energy` is that of its first point, `accepted` the sum over leaves of `min(1, exp(-energy error))`; `cut` says that
+    it ended at the most doublings and would have gone on.
     """
 
     left: Point
@@ -80,6 +81,7 @@ class Tree(NamedTuple):
     accepted: Float[Any, ""]
     leaves: Int[Any, ""]
     diverging: Bool[Any, ""]
+    cut: Bool[Any, ""]
     finished: Bool[Any, ""]
 
 
@@ -113,7 +115,7 @@ def plant(point: Point, forward: Any, most_doublings: int) -> Growth:
     dim, dtype = point.position.shape[-1], point.log_density.dtype
     no, zero, nothing = jnp.zeros((), bool), jnp.zeros((), dtype), jnp.zeros(dim, dtype)
     none = jnp.zeros((), jnp.int32)
-    tree = Tree(point, point, point.momentum, zero, point, none, point.energy, zero, none, no, no)
+    tree = Tree(point, point, point.momentum, zero, point, none, point.energy, zero, none, no, no, no)
     rows = jnp.zeros((most_doublings + 1, dim), dtype)
     half = Half(point, zero, none, nothing, zero, point, nothing, nothing, rows, rows, rows)
     return tree, _next_half(tree, half, forward)
@@ -257,4 +259,5 @@ def _doubled(tree: Tree, half: Half, sound: Any, uniform: Any, most_doublings: A
         log_weight=jnp.logaddexp(tree.log_weight, half.log_weight),
         proposal=select(take, half.proposal, tree.proposal),
     )
-    return select(sound, grown, tree)._replace(depth=depth, finished=~sound | turning | (depth >= most_doublings))
+    ended, full = ~sound | turning, depth >= most_doublings
+    return select(sound, grown, tree)._replace(depth=depth, cut=full & ~ended, finished=ended | full)

@@ -189,6 +189,7 @@ def assert_equal_trees(tree, naive_results):
         assert int(tree.leaves[i]) == naive.count, (i, why)
         assert int(tree.depth[i]) == depth
         assert bool(tree.diverging[i]) == (why == "diverging")
+        assert bool(tree.cut[i]) == (why == "full")
         near = {"rtol": 1e-7, "atol": 1e-7}
         np.testing.assert_allclose(tree.left.position[i], leaves[0][0], **near)
         np.testing.assert_allclose(tree.right.position[i], leaves[-1][0], **near)
@@ -205,6 +206,7 @@ def test_equal_to_the_naive_recursion(lockstep, rng):
     expected = naive_trees(some)
     reasons = [result[-1] for result in expected]
     assert min(reasons.count(why) for why in ("diverging", "half turned", "turned", "full")) >= 5
+    assert any(why != "full" and depth == MOST for _, _, _, depth, why in expected)  # these are not cut short
     assert_equal_trees(ours(some, lockstep=lockstep), expected)
 
 
