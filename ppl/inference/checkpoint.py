@@ -26,15 +26,25 @@ SHARE = 50.0
 
 
 def fingerprint(program: Program, key: Any, method: str, settings: Any) -> dict[str, str]:
-    """What tells runs apart, part by part: program, data, key, method, settings."""
+    """What tells runs apart, part by part: program, data, key, method, settings.
+
+    A program is its name, its sites, its code (a jaxpr without line numbers, so that comments may change) and the
+    numbers and arrays in it.
+    """
     sites = {a: (i.kind, i.shape, str(i.dtype), i.distribution) for a, i in program.sites.items()}
+    constants = (np.asarray(x).tobytes() for x in program.staged.code.consts)
     return {
-        "program": _digest(repr((program.name, sites))),
+        "program": _digest(repr((program.name, sites)), _lasting(_without_lines(str(program.jaxpr))), *constants),
         "data": _digest(*(np.asarray(x).tobytes() for x in program.dynamic)),
         "key": _digest(np.asarray(jax.random.key_data(key)).tobytes()),
         "method": _lasting(method),
         "settings": _lasting(repr(settings)),
     }
+
+
+def _without_lines(code: str) -> str:
+    """A jaxpr's text without the lines of the user's code at which its sites stand."""
+    return re.sub(r" @ [^\]\n]*:\d+\]", "]", code)
 
 
 def _lasting(text: str) -> str:
@@ -84,7 +94,8 @@ class Checkpoint:
         if differing := [name for name, x in self.identity.items() if record["identity"].get(name) != x]:
             raise FileFormatError(
                 f"The checkpoint {str(self.path)!r} is of another run: other {', '.join(differing)}.\n"
-                "Expected: the run that wrote it, with the same arguments of ppl.infer.\n"
+                "Expected: the run that wrote it: the same arguments of ppl.infer, and the same model, with the same "
+                "numbers in its code.\n"
                 "Fix: give the same arguments, another path, or delete the file to start anew."
             )
         saved = unflatten_tree(record["structure"], arrays)

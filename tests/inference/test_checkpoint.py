@@ -105,7 +105,38 @@ def wider(y):
         ppl.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
+def with_numbers(spread, weights):
+    """The program with other numbers in the code of its model: the same name and sites."""
+
+    def measured(y):
+        mu = ppl.sample("mu", dist.Normal(1.0, spread))
+        ppl.factor("lean", mu * jnp.asarray(weights).sum())
+        with ppl.plate("n", 3):
+            ppl.sample("y", dist.Normal(mu, 1.0), obs=y)
+        return mu
+
+    return ppl.model(measured)(jnp.array([0.3, 1.9, -0.4]))
+
+
+def program_print(program):
+    return checkpoint.fingerprint(program, jax.random.key(0), "", None)["program"]
+
+
+def test_numbers_in_the_code_are_part_of_the_program():
+    one = program_print(with_numbers(2.0, np.array([0.5, 1.0])))
+    assert program_print(with_numbers(2.0, np.array([0.5, 1.0]))) == one
+    assert program_print(with_numbers(2.5, np.array([0.5, 1.0]))) != one
+    assert program_print(with_numbers(2.0, np.array([0.5, 1.5]))) != one
+
+
+def test_lines_of_the_code_are_not():
+    texts = ["sample[site='mu' latent @ my model.py:7] 2.0", "sample[site='mu' latent @ my model.py:19] 2.0"]
+    assert len({checkpoint._without_lines(text) for text in texts}) == 1
+    assert checkpoint._without_lines(texts[0]).endswith("latent] 2.0")
+
+
 OTHERS = {
+    "program (a number)": {"program": with_numbers(2.0, np.array([0.0, 1e-9]))},
     "data": {"program": measured(jnp.array([0.3, 1.9, -0.5]))},
     "program": {"program": wider(jnp.array([0.3, 1.9, -0.4]))},
     "key": {"key": 3},
@@ -120,7 +151,7 @@ def test_a_file_of_another_run_is_refused_and_left_alone(what, finished):
     before = path.read_bytes()
     arguments = {"program": PROGRAM, "method": method, "key": 2, **SETTINGS, **OTHERS[what]}
     program, method = arguments.pop("program"), arguments.pop("method")
-    with pytest.raises(FileFormatError, match=rf"is of another run: other .*{what}"):
+    with pytest.raises(FileFormatError, match=rf"is of another run: other .*{what.split()[0]}"):
         ppl.infer(program, method, checkpoint=path, **arguments)
     assert path.read_bytes() == before
 
