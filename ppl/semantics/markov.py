@@ -19,7 +19,7 @@ MEMORY_LIMIT = 2**24
 
 
 def steps_are_independent(loop: jp.Loop, given: Collection[str]) -> bool:
-    """Whether no carried value of a step depends on the step before, given the choices.
+    """Whether the steps can be scored side by side: no carried value depends on the step before, given the choices.
 
     Loops with branches inside are left alone: side by side, both sides of a branch are evaluated, and the gradient
     of the side not taken may be NaN.
@@ -30,7 +30,13 @@ def steps_are_independent(loop: jp.Loop, given: Collection[str]) -> bool:
     carry = jaxpr.invars[loop.num_consts : loop.num_consts + loop.num_carry]
     if loop.length * sum(math.prod(var.aval.shape) for var in carry) > MEMORY_LIMIT:
         return False
-    tainted = set(carry)
+    return carry_is_settled(loop, given)
+
+
+def carry_is_settled(loop: jp.Loop, given: Collection[str]) -> bool:
+    """Whether no carried value of a step depends on the step before, given the choices."""
+    jaxpr = loop.body.jaxpr
+    tainted = set(jaxpr.invars[loop.num_consts : loop.num_consts + loop.num_carry])
     for equation in jaxpr.eqns:
         if _reads_a_given_choice(equation, given):
             continue

@@ -11,7 +11,7 @@ valid ones compose.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any, NamedTuple
 
 import jax
@@ -59,8 +59,15 @@ class Traced:
     program: Program
 
 
+class Kept(NamedTuple):
+    """What to read at a latent site that some particles draw and others are given: the value; whether to take it."""
+
+    value: Any
+    take: Any
+
+
 class WeighSites(Rewrite):
-    """Keep latent choices; turn observations and factors into a log weight."""
+    """Keep latent choices; turn observations and factors into a log weight. A read is a `Kept`."""
 
     def zero(self) -> Any:
         """Weight one."""
@@ -68,10 +75,12 @@ class WeighSites(Rewrite):
 
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """A latent choice is bound again; an observation weighs."""
-        del read, where
+        del where
         if node.observed is None:
             law = law_of_draws(node.measure)
             value = bind_again(node._replace(measure=law))
+            if read is not None:
+                value = jax.tree.map(partial(jnp.where, read.take), read.value, value)
             excess = self.zero() if law is node.measure else log_ratio(node.measure, law, value)
             return Outcome(value, excess)
         return Outcome(node.observed, total_log_prob(node.measure, node.observed))

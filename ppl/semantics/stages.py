@@ -18,7 +18,7 @@ from ppl.semantics import jaxpr as jp
 from ppl.semantics.inlining import inlined
 from ppl.semantics.interpreter import run_equations
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Handler, Position
+from ppl.semantics.protocol import Choices, Handler, Position
 from ppl.semantics.site import WEIGHING
 from ppl.semantics.table import CodeKey, addresses_in, site_table
 
@@ -60,10 +60,12 @@ class Segment(NamedTuple):
         del index
         return self
 
-    def run(self, values: Values, shared: Environment, handler: Handler) -> tuple[Values, Any]:
+    def run(
+        self, values: Values, shared: Environment, handler: Handler, reads: Choices | None = None
+    ) -> tuple[Values, Any]:
         """Run one particle; returns the values alive after it, and the handler's total."""
         environment = {**shared, **dict(zip(self.inputs, values, strict=True))}
-        result = run_equations(self.equations, environment, handler, {})
+        result = run_equations(self.equations, environment, handler, reads or {})
         return tuple(environment[key] for key in self.outputs), result.total
 
 

@@ -8,40 +8,31 @@ together along each particle's line of ancestors behind the loop, so that no pat
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ppl.errors import MeasureError
 from ppl.numerics.weights import effective_sample_size, log_sum_exp, nan_to_zero_weight
-from ppl.semantics import jaxpr as jp
 from ppl.semantics import scope
 from ppl.semantics.blocks import Transformer, identity
-from ppl.semantics.interpreter import run_equations
-from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, sample
+from ppl.semantics.looping import Cast, Marked, along, cast_of, each, lines_of, loop_step, places_of, results_of
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Position
+from ppl.semantics.protocol import Choices
 from ppl.semantics.representations import Particle, Population, WeighSites, Weighted
-from ppl.semantics.stages import (
-    Environment,
-    Loop,
-    Segment,
-    evaluated,
-    fixed_and_moving,
-    plan_of,
-    random_variables,
-    shared_values,
-)
+from ppl.semantics.retained import Retained
+from ppl.semantics.stages import Environment, Loop, Segment, plan_of, shared_values
 
 
 @dataclass(frozen=True)
 class Sweep:
     """How to sweep: the transformation before each stage, those after each, the layer's class, the first stage.
 
-    `ancestry` asks for the record of each particle's place before each transformation.
+    `ancestry` asks for the record of each particle's place before each transformation; `ancestor_sampling`, for each
+    particle's `ahead`. `retained` is there inside the sweep alone.
     """
 
     before: Transformer
@@ -49,6 +40,8 @@ class Sweep:
     layer: type
     first: int
     ancestry: bool = True
+    ancestor_sampling: bool = False
+    retained: Retained | None = None
 
     @property
     def batched(self) -> bool:
@@ -56,21 +49,15 @@ class Sweep:
         return self.layer is Population
 
 
-class Marked(NamedTuple):
-    """A particle's value with where it was before the last transformation (empty: nobody asks), and at the start."""
-
-    value: Any
-    index: Any
-    eve: Any
-
-
-def swept(before: Program, program: Program, how: Sweep) -> Particle:
-    """Run the stages from `how.first` on; the value is the layer at the end."""
-    shared = shared_values(program)
+def swept(before: Program, program: Program, how: Sweep, retained: Choices | None = None) -> Particle:
+    """Run the stages from `how.first` on; the value is the layer at the end. The first particle may retain a path."""
+    shared, stages = shared_values(program), plan_of(program).stages
     particles = sample("before", before)
-    particles = particles._replace(value=Marked(particles.value, (), _places(particles)))
-    for number, stage in enumerate(plan_of(program).stages[how.first :], how.first):
+    particles = particles._replace(value=Marked(particles.value, (), places_of(particles)))
+    for number, stage in enumerate(stages[how.first :], how.first):
         name = f"stage {number}"
+        if retained is not None:
+            how = replace(how, retained=Retained(retained, program.staged.table, stages[number + 1 :], shared))
         if isinstance(stage, Loop):
             particles = _loop(stage, particles, shared, how, name)
         else:
@@ -78,12 +65,6 @@ def swept(before: Program, program: Program, how: Sweep) -> Particle:
     deterministic("eve", particles.value.eve)
     _record(particles, how)
     return particles._replace(value=particles.value.value)
-
-
-def _places(particles: Particle) -> Any:
-    """The place of every particle in its layer."""
-    log_weight = particles.log_weight
-    return jnp.arange(log_weight.shape[0], dtype=jnp.int32) if log_weight.ndim else jnp.int32(0)
 
 
 # --- a transformation of the layer ------------------------------------------------------------------------------------
@@ -118,17 +99,17 @@ def _under(name: str) -> Any:
         yield
 
 
-def _before(particles: Particle, how: Sweep, name: str, *, marked: bool = False) -> Particle:
+def _before(particles: Particle, how: Sweep, name: str, *, marked: bool = False, ahead: Any = ()) -> Particle:
     """The transformation before a stage; each particle is marked with its place before, where somebody asks."""
     marked |= how.ancestry
     with _under(name):
         _record(particles, how)
-        index = _places(particles) if marked else ()
-        particles = particles._replace(value=particles.value._replace(index=index))
+        index = places_of(particles) if marked else ()
+        particles = particles._replace(value=particles.value._replace(index=index, ahead=ahead))
         particles = _transformed(particles, (how.before,), how)
         if marked:
             deterministic("ancestors", particles.value.index)
-    return particles
+    return particles._replace(value=particles.value._replace(ahead=()))
 
 
 def _record(particles: Particle, how: Sweep) -> None:
@@ -149,139 +130,75 @@ def _after(particles: Particle, how: Sweep, name: str) -> Particle:
             return _transformed(particles, how.after, how) if how.after else particles
 
 
-def _each(function: Any, how: Sweep, *arguments: Any) -> Any:
-    """Run a function for each particle."""
-    if not how.batched:
-        return function(*arguments)
-    size = jax.tree.leaves(arguments)[0].shape[0]
-    return vmap(function, axis_size=size)(*arguments)
-
-
 # --- straight-line code -----------------------------------------------------------------------------------------------
 
 
 def _segment(stage: Segment, particles: Particle, shared: Environment, how: Sweep, name: str) -> Particle:
-    particles = _before(particles, how if stage.scores else replace(how, before=identity), name)
+    ahead, retained = (), how.retained
+    if retained is not None and how.ancestor_sampling and stage.scores and stage.inputs:
+        ahead = each(partial(retained.ahead, stage), particles.value.value, batched=how.batched)
+    particles = _before(particles, how if stage.scores else replace(how, before=identity), name, ahead=ahead)
 
-    def step(particle: Particle) -> Particle:
-        values, log_weight = stage.run(particle.value.value, shared, WeighSites())
+    def step(particle: Particle, place: Any) -> Particle:
+        reads = None if retained is None else retained.reads(stage, place)
+        values, log_weight = stage.run(particle.value.value, shared, WeighSites(), reads)
         return Particle(particle.value._replace(value=values), particle.log_weight + log_weight)
 
-    return _after(_each(step, how, particles), how, name)
+    return _after(each(step, particles, places_of(particles), batched=how.batched), how, name)
 
 
 # --- loops ------------------------------------------------------------------------------------------------------------
 
 
-class _Cast(NamedTuple):
-    """A loop's operands, those that particles share and the random ones apart, by place."""
-
-    stage: Loop
-    shared: dict[int, Any]
-    random: dict[int, Any]
-
-    def among(self, part: dict[int, Any], group: str) -> dict[int, Any]:
-        """The operands of a group (consts, carry, xs) in a part."""
-        loop = self.stage.loop
-        first = {"consts": 0, "carry": loop.num_consts, "xs": loop.num_consts + loop.num_carry}[group]
-        ends = {"consts": loop.num_consts, "carry": loop.num_consts + loop.num_carry}
-        return {place: x for place, x in part.items() if first <= place < ends.get(group, len(self.stage.moving))}
-
-
-def _cast(stage: Loop, particles: Particle, shared: Environment, how: Sweep) -> _Cast:
-    known = dict(zip(stage.inputs, particles.value.value, strict=True))
-    fixed, random = {}, {}
-    for place, (atom, moves) in enumerate(zip(stage.equation.invars, stage.moving, strict=True)):
-        if not jp.is_literal(atom) and atom in known:
-            random[place] = known[atom]
-            continue
-        value = jp.read(shared, atom)
-        if moves and how.batched:
-            value = jnp.broadcast_to(value, (particles.log_weight.shape[0], *jnp.shape(value)))
-        (random if moves else fixed)[place] = value
-    return _Cast(stage, fixed, random)
-
-
 def _loop(stage: Loop, particles: Particle, shared: Environment, how: Sweep, name: str) -> Particle:
-    cast, loop = _cast(stage, particles, shared, how), stage.loop
-    xs = cast.among(cast.random, "xs")
-    moving = {**cast.among(cast.random, "consts"), **cast.among(cast.random, "carry")}
-    start = _places(particles) if xs or stage.passing else ()
+    cast, loop = cast_of(stage, particles, shared, batched=how.batched), stage.loop
+    xs, before = cast.among(cast.random, "xs"), dict(zip(stage.inputs, particles.value.value, strict=True))
+    start = places_of(particles) if xs or stage.passing else ()
 
     def body(state: Any, inputs: Any) -> Any:
         carried, layer = state
         time, given = inputs
-        layer = _before(layer, how, name, marked=stage.stacks)
-        index = layer.value.index
         values = {**cast.among(cast.shared, "consts"), **carried, **given}
-        carried, (layer, ys) = _step(stage, time, values, (layer, xs), how)
+        ahead = _ahead_in_loop(cast, values, time, (layer, before), how)
+        layer = _before(layer, how, name, marked=stage.stacks, ahead=ahead)
+        index = layer.value.index
+        reads = None if how.retained is None else partial(how.retained.reads, stage, time=time)
+        carried, layer, ys = loop_step(stage, time, values, (layer, xs), batched=how.batched, reads=reads)
         return (carried, _after(layer, how, name)), (index, ys)
 
-    layer = particles._replace(value=particles.value._replace(value=(moving, start)))
+    layer = particles._replace(value=particles.value._replace(value=(cast.layer, start)))
     init = cast.among(cast.shared, "carry"), layer
     times = jnp.arange(loop.length, dtype=jnp.int32)
     (carried, layer), (ancestors, ys) = lax.scan(
         body, init, (times, cast.among(cast.shared, "xs")), length=loop.length, reverse=loop.reverse
     )
     moving, origin = layer.value.value
-    lines = _lines(ancestors, _places(particles), reverse=loop.reverse) if stage.stacks else None
-    results = _results(stage, {**carried, **moving}, _along(ys, lines, how), particles, how)
-    before = dict(zip(stage.inputs, particles.value.value, strict=True))
+    lines = lines_of(ancestors, places_of(particles), reverse=loop.reverse) if stage.stacks else None
+    size = particles.log_weight.shape[0] if how.batched else None
+    results = results_of(stage, {**carried, **moving}, along(ys, lines, batched=how.batched), size)
     found = tuple(results[v] if v in results else _taken(before[v], origin, how) for v in stage.outputs)
     return layer._replace(value=layer.value._replace(value=found))
 
 
-def _step(stage: Loop, time: Any, shared: dict[int, Any], layer: Any, how: Sweep) -> Any:
-    """One step for the whole layer: the shared carry after it, the layer, and the outputs of all particles."""
-    loop, jaxpr = stage.loop, stage.loop.body.jaxpr
-    particles, xs = layer
-    random = {v for v, moves in zip(jaxpr.invars, stage.moving, strict=True) if moves}
-    fixed, moving = fixed_and_moving(jaxpr.eqns, random_variables(jaxpr.eqns, random))
-    environment = {jaxpr.invars[place]: x for place, x in shared.items()}
-    environment.update(zip(jaxpr.constvars, loop.body.consts, strict=True))
-    environment = evaluated(fixed, environment)
-    kept = list(range(loop.num_consts, loop.num_consts + loop.num_carry))
-    after = dict(zip(kept, jaxpr.outvars, strict=False))
+def _ahead_in_loop(cast: Cast, shared: dict[int, Any], time: Any, layer: Any, how: Sweep) -> Any:
+    """Log density (nats) of the retained future from a step on, for each particle; empty where nobody asks."""
+    if not how.ancestor_sampling or how.retained is None:
+        return ()
+    stage, retained, (particles, before) = cast.stage, how.retained, layer
 
-    def one(particle: Particle) -> Any:
-        values, origin = particle.value.value
-        mine = {place: (x[origin, time] if how.batched else x[time]) for place, x in xs.items()}
-        inside = {**environment, **{jaxpr.invars[place]: x for place, x in {**values, **mine}.items()}}
-        result = run_equations(moving, inside, WeighSites(), {}, Position(loop=(time,)))
-        new = {place: jp.read(inside, after[place]) if place in after else x for place, x in values.items()}
-        ys = [jp.read(inside, atom) for atom in jaxpr.outvars[loop.num_carry :]]
-        value = particle.value._replace(value=(new, origin))
-        return Particle(value, particle.log_weight + result.total), ys
+    def one(value: Any) -> Any:
+        values, origin = value
+        passing = {v: _taken(x, origin, how) for v, x in before.items() if v in stage.outputs}
 
-    carried = {place: jp.read(environment, after[place]) for place in kept if not stage.moving[place]}
-    return carried, _each(one, how, particles)
+        def operands(index: Any) -> list[Any]:
+            fixed = {place: x[index] for place, x in cast.among(cast.shared, "xs").items()}
+            own = {place: x[origin, index] for place, x in cast.among(cast.random, "xs").items()}
+            known = {**shared, **values, **fixed, **own}
+            return [known[place] for place in range(len(stage.moving))]
 
+        return retained.ahead_in_loop(stage, operands, time, passing)
 
-def _lines(ancestors: Any, start: Any, *, reverse: bool) -> Any:
-    """The place of every last particle's ancestor at each step."""
-
-    def back(line: Any, above: Any) -> Any:
-        return (above[line] if line.ndim else line), line
-
-    return lax.scan(back, start, ancestors, reverse=not reverse)[1]
-
-
-def _along(ys: list[Any], lines: Any, how: Sweep) -> list[Any]:
-    """Stacked outputs (steps, particles, ...) as (particles, steps, ...), each along its line of ancestors."""
-    if not how.batched or lines is None:
-        return ys
-    return [jnp.moveaxis(jax.vmap(lambda row, line: row[line])(y, lines), 0, 1) for y in ys]
-
-
-def _results(stage: Loop, carried: dict[int, Any], ys: list[Any], particles: Particle, how: Sweep) -> Environment:
-    """The results of the `scan` for each particle."""
-    loop = stage.loop
-    last = []
-    for place in range(loop.num_consts, loop.num_consts + loop.num_carry):
-        x = carried[place]
-        shared = how.batched and not stage.moving[place]
-        last.append(jnp.broadcast_to(x, (particles.log_weight.shape[0], *jnp.shape(x))) if shared else x)
-    return dict(zip(stage.equation.outvars, [*last, *ys], strict=True))
+    return each(one, particles.value.value, batched=how.batched)
 
 
 def _taken(x: Any, origin: Any, how: Sweep) -> Any:
