@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 import ppl
 import ppl.distributions as dist
-from ppl.distributions.ancestors import Ancestors
+from ppl.distributions.ancestors import Ancestors, ConditionalAncestors
+from ppl.numerics.conditional_resampling import CONDITIONAL
 from tests.oracle import transformers as oracle
 
 
@@ -54,6 +55,8 @@ RESAMPLERS: dict[str, Callable[[oracle.Outcomes], oracle.Outcomes]] = {
     "systematic": oracle.resample_systematic,
     "stratified": oracle.resample_stratified,
     "residual": oracle.resample_residual,
+    "ssp": oracle.resample_ssp,
+    "killing": oracle.resample_killing,
 }
 """Every resampling scheme, with the oracle's version of it."""
 
@@ -149,7 +152,13 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "FiniteMeasure, normalised": Distribution(lambda: _finite_measure().normalize(), "FiniteMeasure"),
     **{
         f"Ancestors {scheme}": Distribution(lambda s=scheme: Ancestors(_log_weights(), 2, s), "Ancestors")
-        for scheme in RESAMPLERS
+        for scheme in (*RESAMPLERS, "metropolis 3")
+    },
+    **{
+        f"ConditionalAncestors {scheme}": Distribution(
+            lambda s=scheme: ConditionalAncestors(_log_weights(), 3, s), "ConditionalAncestors"
+        )
+        for scheme in CONDITIONAL
     },
     "Scaled": Distribution(lambda: dist.Scaled(dist.Bernoulli(0.25), 2.0), "Scaled", mass=0.25**2 + 0.75**2),
     "RandomSubset": Distribution(lambda: dist.RandomSubset(5, 2), "RandomSubset", finite=False),

@@ -19,8 +19,7 @@ from jax import lax
 from numpyro.distributions import Categorical
 
 from ppl.distributions.ancestors import Ancestors
-from ppl.errors import MeasureError
-from ppl.numerics.cells import CELLS
+from ppl.numerics.resampling import resampler
 from ppl.numerics.weights import effective_sample_size, has_mass, log_sum_exp
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import factor, sample
@@ -63,16 +62,18 @@ def resample(scheme: str = "systematic", threshold: float | None = None) -> Tran
     """Replace particles by copies of their ancestors, drawn in proportion to weight; each weight becomes the mean.
 
     Args:
-        scheme: `"multinomial"`, `"systematic"`, `"stratified"` or `"residual"`.
+        scheme: `"multinomial"`, `"systematic"`, `"stratified"`, `"residual"`, `"ssp"` or `"killing"`; or, biased,
+            `"metropolis"`, with its number of steps as in `"metropolis 64"`.
         threshold: Resample only where the effective sample size is below this fraction of the population; always by
             default.
 
     Returns:
         A transformer `Population -> Population` of the same size.
-    """
-    if scheme not in CELLS:
-        raise MeasureError(f"There is no resampling scheme {scheme!r}.\nExpected: one of {', '.join(CELLS)}.")
 
+    Raises:
+        MeasureError: where there is no scheme of this name.
+    """
+    resampler(scheme)
     return Resample(scheme, threshold)
 
 

@@ -140,7 +140,7 @@ def test_16_offspring_are_in_proportion(scheme, weights):
     probabilities = np.exp(np.asarray(found.log_weights))
     shares = np.array([float(n * w / total) for w in weights])
     assert np.abs(probabilities @ counts - shares).max() < ATOL
-    if scheme == "systematic":
+    if scheme in ("ssp", "systematic"):
         possible = counts[probabilities > ATOL]
         low = np.array([floor(n * w / total) for w in weights])
         high = np.array([ceil(n * w / total) for w in weights])

@@ -76,6 +76,16 @@ def resample_residual(outcomes: Outcomes, n: int | None = None) -> Outcomes:
     return _resample(outcomes, residual_law, n)
 
 
+def resample_ssp(outcomes: Outcomes, n: int | None = None) -> Outcomes:
+    """Fractional parts of n w fight one after the other."""
+    return _resample(outcomes, ssp_law, n)
+
+
+def resample_killing(outcomes: Outcomes, n: int | None = None) -> Outcomes:
+    """A position keeps its particle with probability w / max w, or else draws one."""
+    return _resample(outcomes, killing_law, n)
+
+
 def resample_adaptive(outcomes: Outcomes, scheme: Callable[[Outcomes], Outcomes], threshold: Fraction) -> Outcomes:
     """Resample the populations whose effective size is below threshold times their size."""
 
@@ -147,6 +157,54 @@ def residual_law(shares: list[Fraction], n: int) -> Iterator[tuple[tuple[int, ..
         return
     rest = [(n * share - floor(n * share)) / left for share in shares]
     yield from ((certain + drawn, p) for drawn, p in multinomial_law(rest, left))
+
+
+def ssp_law(shares: list[Fraction], n: int) -> Iterator[tuple[tuple[int, ...], Fraction]]:
+    """Srinivasan's process as in Gerber, Chopin and Whiteley (2019), algorithm 2; ancestors in rising order."""
+    whole = [floor(n * share) for share in shares]
+    parts = [n * share - floor(n * share) for share in shares]
+    for raised, p in _fights(parts, 0, 1):
+        yield tuple(j for j, copies in enumerate(whole) for _ in range(copies + int(raised[j]))), p
+
+
+def killing_law(shares: list[Fraction], n: int) -> Iterator[tuple[tuple[int, ...], Fraction]]:
+    """Independent positions; those beyond the last whole population draw."""
+    count, top = len(shares), max(shares)
+    keep = [shares[i % count] / top if i < n // count * count else Fraction(0) for i in range(n)]
+    chance = lambda i, j: (keep[i] if j == i % count else 0) + (1 - keep[i]) * shares[j]
+    for ancestors in product(range(count), repeat=n):
+        yield ancestors, prod((chance(i, j) for i, j in enumerate(ancestors)), start=Fraction(1))
+
+
+def shifted(law: Iterable[tuple[tuple[int, ...], Fraction]], n: int) -> Iterator[tuple[tuple[int, ...], Fraction]]:
+    """The positions of ancestors shifted cyclically by a uniform amount."""
+    yield from ((a[shift:] + a[:shift], p / n) for a, p in law for shift in range(n))
+
+
+def given_first(law: Iterable[tuple[tuple[int, ...], Fraction]]) -> dict[tuple[int, ...], Fraction]:
+    """The law of ancestors given that the first of them is particle 0."""
+    kept: dict[tuple[int, ...], Fraction] = {}
+    for ancestors, p in law:
+        if p and ancestors[0] == 0:
+            kept[ancestors] = kept.get(ancestors, Fraction(0)) + p
+    total = sum(kept.values(), Fraction(0))
+    return {ancestors: p / total for ancestors, p in kept.items()}
+
+
+def _fights(parts: list[Fraction], i: int, j: int) -> Iterator[tuple[list[Fraction], Fraction]]:
+    """All ways to round the parts to 0 and 1: particle i, which carries what is left, meets particle j."""
+    if j == len(parts):
+        yield parts, Fraction(1)
+        return
+    a, b = parts[i], parts[j]
+    low, high = (Fraction(0), a + b) if a + b < 1 else (a + b - 1, Fraction(1))
+    if low == high or {a, b} <= {0, 1}:
+        yield from _fights(parts, i if 0 < a < 1 else j, j + 1)
+        return
+    for first, second, p in ((high, low, (a - low) / (high - low)), (low, high, (high - a) / (high - low))):
+        after = [*parts[:i], first, *parts[i + 1 : j], second, *parts[j + 1 :]]
+        if p:
+            yield from ((end, p * q) for end, q in _fights(after, i if 0 < first < 1 else j, j + 1))
 
 
 def _resample(outcomes: Outcomes, law: Resampler, n: int | None) -> Outcomes:
