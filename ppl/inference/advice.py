@@ -9,10 +9,11 @@ Thresholds (Vehtari et al. 2021; Betancourt 2016): R-hat above 1.01, bulk or tai
 draws of a chain.
 """
 
+import dataclasses
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,15 +45,17 @@ class Judged(NamedTuple):
     ess_tail: Float[np.ndarray, "judged"]
 
 
-def mcmc_notes(posterior: Drawn) -> list[Note]:
+def mcmc_notes(posterior: Drawn, recovered: Collection[str] = ()) -> list[Note]:
     """Everything that is wrong with a run of chains, the gravest first; empty where nothing is.
 
     Args:
         posterior: draws of chains, without weights; `stats` may hold `diverging`, `max_tree_depth_reached`, `energy`.
+        recovered: addresses of labels that were summed out and drawn afterwards: no chain moved them, so that they
+            are not judged themselves; where chains disagree, switched labels are named as a cause.
     """
     if posterior.log_weights is not None:
         return []
-    return [*divergence_notes(posterior), *convergence_notes(posterior), *sampler_notes(posterior)]
+    return [*divergence_notes(posterior), *convergence_notes(posterior, recovered), *sampler_notes(posterior)]
 
 
 def say(notes: Sequence[Note], title: str) -> None:
@@ -72,10 +75,12 @@ def sampler_notes(posterior: Drawn) -> list[Note]:
     return [*_energy_notes(posterior), *_depth_notes(posterior)]
 
 
-def convergence_notes(posterior: Drawn) -> list[Note]:
-    """R-hat and effective sizes of every scalar, chains that never moved, draws that are not finite."""
+def convergence_notes(posterior: Drawn, recovered: Collection[str] = ()) -> list[Note]:
+    """R-hat and effective sizes of what chains moved, chains that never moved, draws that are not finite."""
     chains, draws = posterior.shape
     scalars = scalars_of(posterior)
+    moved = {a: x for a, x in scalars.arrays.items() if a not in recovered}
+    scalars = dataclasses.replace(scalars, arrays=moved)
     if not scalars.count or draws < MIN_DRAWS:
         return []
     found = screen(scalars.matrix())
@@ -87,7 +92,8 @@ def convergence_notes(posterior: Drawn) -> list[Note]:
     high = _worst_first(judged.r_hat > want_r_hat, -judged.r_hat)
     if high.size and chains > 1:
         value = f"R-hat {judged.r_hat[high[0]]:.2f} (want below {want_r_hat:.3g})"
-        notes.append(_note(scalars, judged.numbers[high], value, _longer(draws), more=more))
+        advice = _longer(draws) + _switched(recovered)
+        notes.append(_note(scalars, judged.numbers[high], value, advice, more=more))
     return notes + _ess_notes(scalars, judged, want_ess, more=more)
 
 
@@ -143,6 +149,17 @@ def _longer(draws: int) -> str:
     return (
         f"The chains have not mixed: run longer (warmup={longer}, draws={longer}), or reparameterise; where they sit "
         "in different modes, no length will do."
+    )
+
+
+def _switched(recovered: Collection[str]) -> str:
+    """What to try where chains disagree about parameters of parts whose labels were summed out."""
+    if not recovered:
+        return ""
+    return (
+        f" The labels {', '.join(sorted(recovered))} were summed out: parts that share a prior can change their labels "
+        "from chain to chain. Then give them an order (dist.TransformedDistribution with an OrderedTransform), or look "
+        "only at what does not depend on labels."
     )
 
 

@@ -83,5 +83,5 @@ def told_posterior(
         continuation=continuation,
         remarks=(target.note,) if target.note else (),
     )
-    say(mcmc_notes(posterior), f"{method} on {target.program.name!r}")
+    say(mcmc_notes(posterior, getattr(target, "finite", ())), f"{method} on {target.program.name!r}")
     return posterior

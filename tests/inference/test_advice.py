@@ -53,6 +53,30 @@ def test_chains_that_disagree(good):
     assert "warmup=2000, draws=2000" in first
 
 
+def test_labels_that_were_summed_out_are_not_judged_but_named_as_a_cause(good):
+    good["draws"]["z"] = np.repeat(np.arange(4), 1000).reshape(4, 1000)
+    assert notes_of(good)[0].startswith("z: R-hat")
+    assert mcmc_notes(ppl.Posterior(**good), {"z"}) == []
+    good["draws"]["theta"][3, :, 1] += 1.0
+    first, *_ = mcmc_notes(ppl.Posterior(**good), {"z"})
+    assert first.text.startswith("theta[1]: R-hat")
+    assert "The labels z were summed out: parts that share a prior can change their labels" in first.text
+
+
+def test_a_run_says_what_to_do_with_labels():
+    @ppl.model
+    def mixed(y):
+        mu = ppl.sample("mu", dist.Normal(0.0, 10.0).expand([2]).to_event(1))
+        with ppl.plate("n", 40):
+            z = ppl.sample("z", dist.Bernoulli(0.5))
+            ppl.sample("y", dist.Normal(mu[z], 0.5), obs=y)
+
+    y = jnp.concatenate([jnp.linspace(-4.5, -3.5, 20), jnp.linspace(3.5, 4.5, 20)])
+    start = {"mu": np.array([[-4.0, 4.0], [4.0, -4.0]])}
+    with pytest.warns(ConvergenceWarning, match=r"! mu\[\d\]: R-hat .* of 2 scalars .*The labels z were summed out"):
+        ppl.infer(mixed(y), ppl.NUTS(start=start), key=0, chains=2, warmup=50, draws=60, progress=False)
+
+
 def test_few_effective_draws_name_the_worst_and_count_the_others(good, rng):
     walk = rng.normal(size=(4, 1000, 3))
     for t in range(1, 1000):
