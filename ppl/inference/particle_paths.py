@@ -17,19 +17,19 @@ from ppl.semantics.protocol import Choices
 from ppl.semantics.stages import Loop, plan_of
 
 
-def paths(program: Program, drawn: Drawn) -> tuple[Choices, Choices]:
+def paths(program: Program, drawn: Drawn, line: Any = None) -> tuple[Choices, Choices]:
     """Values and masks by site of the program, each with a leading axis of particles.
 
     Args:
         program: The program that was swept, over its whole length.
         drawn: The run of the sweep's layer.
+        line: The places of the last particles to follow, (particles,); by default all.
 
     Returns:
-        What each of the last particles and its ancestors wrote; which branches it took.
+        What each of these particles and its ancestors wrote; which branches it took.
     """
     found: Choices = {}
     masks: Choices = {}
-    line: Any = None
     for number, stage in reversed(list(enumerate(plan_of(program).stages))):
         ancestors = drawn.writes[f"stage {number}/ancestors"]
         if line is None:

@@ -1,0 +1,103 @@
+"""Conditional SMC as a kernel: particles run beside the path at hand, which they may not lose, and one path is drawn.
+
+Law: the program's measure is invariant, for any number of particles. Choices that come early hardly move where few lines
+of particles survive to the end; ancestor sampling mends that, at the cost of one evaluation of a step's density for each
+particle where the states of a loop are Markov, and of the rest of the program where they are not.
+
+Reference: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 72 (2010), section 4.3;
+Lindsten, Jordan, Schon, "Particle Gibbs with ancestor sampling", JMLR 15 (2014), algorithm 2.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from ppl.errors import MeasureError
+from ppl.inference.kernels import Kernel, State
+from ppl.inference.method import positive
+from ppl.inference.particle_runs import one_path, run_of, share_changed
+from ppl.semantics import choices as ch
+from ppl.semantics.blocks import Transformer
+from ppl.semantics.conditional_sweep import conditional_resample, conditional_sweep
+from ppl.semantics.language import deterministic
+from ppl.semantics.program import Program
+
+
+@dataclass(frozen=True)
+class ConditionalSMC:
+    """What `conditional_smc` makes: the number of particles, the resampling, and whether it samples ancestors."""
+
+    particles: int
+    resampling: Transformer
+    ancestor_sampling: bool
+
+    def __call__(self, program: Program) -> Kernel:
+        """The kernel of a program."""
+        ch.refuse_unbounded(program.staged, "kernel")
+        return partial(_kernel, self, program)
+
+
+def conditional_smc(
+    particles: int = 100,
+    scheme: str = "systematic",
+    backward: Literal["ancestor"] | None = None,
+    *,
+    threshold: float | None = None,
+) -> ConditionalSMC:
+    """A whole SMC run that keeps the path at hand among its particles; the next state is one of its paths.
+
+    Args:
+        particles: Number of particles, the retained one included.
+        scheme: Conditional resampling: `"multinomial"`, `"systematic"` or `"killing"`.
+        backward: `"ancestor"`: the retained path is joined to new pasts on the way (ancestor sampling).
+        threshold: There for the error that says why it must be None.
+
+    Records `renewed`, the share of the choices' elements that changed, and `log_evidence`, which is biased upwards: the
+    run knows a path from the posterior.
+
+    Raises:
+        MeasureError: no conditional scheme of this name, or a threshold.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, ppl, ppl.distributions as dist
+        >>> @ppl.model
+        ... def walk(ys):
+        ...     def step(x, y):
+        ...         x = ppl.sample("x", dist.Normal(x, 1.0))
+        ...         ppl.sample("y", dist.Normal(x, 1.0), obs=y)
+        ...         return x, None
+        ...     return jax.lax.scan(step, jnp.float32(0.0), ys)[0]
+        >>> program = walk(jnp.array([1.0, 2.0, 3.0]))
+        >>> step = conditional_smc(10, backward="ancestor")(program)(State({"x": jnp.zeros(3)}, {}))
+        >>> step.sample(0).choices["x"].shape
+        (3,)
+    """
+    positive("particles", particles)
+    if backward not in (None, "ancestor"):
+        raise ValueError(f"backward is {backward!r}.\nExpected: None or 'ancestor'.")
+    if threshold is not None:
+        raise _adaptive(threshold)
+    return ConditionalSMC(particles, conditional_resample(scheme), backward == "ancestor")
+
+
+def _kernel(move: ConditionalSMC, program: Program, state: State) -> Program:
+    return Program.of(conditional_step, (program, state, move))
+
+
+def conditional_step(program: Program, state: State, move: ConditionalSMC) -> State:
+    """The body of the kernel."""
+    choices = ch.nest(state.choices, program.staged)
+    ends = conditional_sweep(
+        program, choices, move.particles, move.resampling, ancestor_sampling=move.ancestor_sampling
+    )
+    drawn = run_of(ends, "particles")
+    new = one_path(program, drawn, "path")
+    deterministic("log_evidence", drawn.writes["log_evidence"])
+    deterministic("renewed", share_changed(state, new))
+    return new
+
+
+def _adaptive(threshold: float) -> MeasureError:
+    return MeasureError(
+        f"Conditional SMC was asked to resample only where the effective sample size is low (threshold={threshold})."
+    )

@@ -1,0 +1,75 @@
+"""Whole particle runs inside a kernel: their draws are sites of the kernel, and one path comes out of them as a state.
+
+A run is a layer at the end of a sweep, unconditional or conditional. `run_of` binds its draws under `name/` in the
+program being traced, so that a kernel that runs particles can be enumerated like any other; `one_path` draws one of the
+last particles in proportion to weight and follows its ancestors back.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import Categorical
+
+from ppl.inference.drawing import Drawn
+from ppl.inference.kernels import State
+from ppl.inference.particle_paths import paths
+from ppl.numerics.weights import has_mass
+from ppl.semantics import choices as ch
+from ppl.semantics import scope
+from ppl.semantics.language import sample
+from ppl.semantics.measures import join
+from ppl.semantics.program import Program
+from ppl.semantics.protocol import Outcome, Position, SampleSite
+from ppl.semantics.representations import Population
+from ppl.semantics.rewrites import Rewrite, bind_again
+from ppl.semantics.site import Site
+
+
+class Writing(Rewrite):
+    """Bind choices as they are and write them, too; recorded values are written, not recorded."""
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """Bind and write."""
+        del read, where
+        value = bind_again(node)
+        return Outcome(value, (), value if node.observed is None else None)
+
+    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
+        """Write the value."""
+        del site, where
+        return Outcome(None, (), value)
+
+
+def run_of(layer: Population, name: str) -> Drawn:
+    """Run the layer at the end of a sweep inside the program being traced, its draws at sites under `name/`."""
+    here = scope.current()
+    with scope.entered(here._replace(prefix=join(here.prefix, name))):
+        value, result = layer.program.run(Writing())
+    return Drawn(value, jnp.zeros((), jnp.result_type(float)), result.writes, result.masks)
+
+
+def one_path(program: Program, drawn: Drawn, address: str) -> State:
+    """Draw one of the last particles in proportion to weight, at a site; its path as a state of the program.
+
+    Where no particle has weight it is the first, so that a conditional run gives back the path that it retained.
+
+    Args:
+        program: The program that was swept, over its whole length.
+        drawn: The run.
+        address: The site at which the particle is drawn.
+    """
+    log_weights = drawn.value.log_weight
+    first = jnp.where(jnp.arange(log_weights.shape[0]) == 0, 0.0, -jnp.inf)
+    index = sample(address, Categorical(logits=jnp.where(has_mass(log_weights), log_weights, first)))
+    staged = program.staged
+    written, masks = jax.tree.map(lambda x: x[0], paths(program, drawn, index[None]))
+    infos = ch.latent_infos(staged)
+    values = {a: jnp.asarray(x, infos[a].dtype) for a, x in ch.flatten(written, staged, ("latent",)).items()}
+    return State(values, ch.spread(masks, staged))
+
+
+def share_changed(old: State, new: State) -> Any:
+    """The share of a state's elements that changed."""
+    changed = [jnp.ravel(a != b) for a, b in zip(jax.tree.leaves(old.choices), jax.tree.leaves(new.choices), strict=True)]
+    return jnp.mean(jnp.concatenate(changed).astype(jnp.result_type(float))) if changed else jnp.zeros(())
