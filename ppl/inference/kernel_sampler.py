@@ -99,7 +99,7 @@ class KernelSampler:
         left = (self.warmup if warm else self.total) - done
         count = min(max(transitions // thin, 1) * thin, rows * thin, left)
         span = Span(np.int32(done), np.int32(count), np.int32(thin))
-        run = _many if self.lockstep else _one
+        run = _many if self.lockstep else one_chain
         ended, (states, stats) = run(self.maker, rows, self.program, self.key, carry, span)
         widen = (lambda x: np.asarray(x)) if self.lockstep else (lambda x: np.asarray(x)[None])
         keep = 0 if warm else count // thin
@@ -115,8 +115,8 @@ class KernelSampler:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _one(maker: KernelMaker, rows: int, program: Program, key: PRNGKey, carry: Carry, span: Span) -> Any:
-    """Steps of one chain; one kernel is compiled."""
+def one_chain(maker: KernelMaker, rows: int, program: Program, key: PRNGKey, carry: Carry, span: Span) -> Any:
+    """Steps of one chain; one kernel is compiled. Returns the last carry, and visited states and recorded numbers."""
     own, kernel = jax.random.fold_in(key, carry.chains), maker(program)
 
     def step(states: State, number: Any) -> tuple[State, dict[str, Any]]:
@@ -140,7 +140,7 @@ def _one(maker: KernelMaker, rows: int, program: Program, key: PRNGKey, carry: C
 @partial(jax.jit, static_argnums=(0, 1))
 def _many(maker: KernelMaker, rows: int, program: Program, key: PRNGKey, carry: Carry, span: Span) -> Any:
     def one(chains: Any, states: State, moved: Any) -> Any:
-        ended, record = _one(maker, rows, program, key, Carry(chains, states, moved, carry.done), span)
+        ended, record = one_chain(maker, rows, program, key, Carry(chains, states, moved, carry.done), span)
         return (ended.states, ended.moved), record
 
     (states, moved), record = jax.vmap(one)(carry.chains, carry.states, carry.moved)

@@ -9,35 +9,24 @@ how many independent visits the posterior had from the prior.
 Reference: Syed et al., "Non-reversible parallel tempering", JRSS B 84 (2022), algorithm 2 and section 5.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from ppl.errors import ConvergenceError
 from ppl.inference.advice import mcmc_notes, say
-from ppl.inference.kernels import KernelMaker, State, Steps, initial_states, run_chains
-from ppl.inference.mcmc import finished
-from ppl.inference.method import Settings, positive, refuse
+from ppl.inference.kernels import KernelMaker, State
+from ppl.inference.mcmc import STEPS, Run, finished, groups_for, visit
+from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
-from ppl.inference.tempering import checked_ladder, replicated, tempered
+from ppl.inference.runner import Track, Visited
+from ppl.inference.tempering import checked_ladder
+from ppl.inference.tempering_sampler import ROUNDS, TemperingSampler
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
-
-ROUNDS = 2
-"""How often the ladder is moved; each round takes a quarter of the warm-up."""
-LEAST_REJECTION = 1e-3
-"""Rejection rates count for at least this much, so that the ladder stays strictly falling."""
-NOT_KNOWN = ("progress", "checkpoint", "keep", "layout")
-
-
-class Swaps(NamedTuple):
-    """Swaps of a run by pair of neighbours: probabilities and outcomes, pair k being that of replicas k and k + 1."""
-
-    acceptance: Float[np.ndarray, "chains draws pairs"]
-    swapped: Bool[np.ndarray, "chains draws pairs"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class ParallelTempering:
     `ppl.infer(program, ParallelTempering(kernel), key=0, chains=4, warmup=1000, draws=1000, thin=1)` shows the
     defaults. A step moves every replica twice. `stats` holds `accepted` and what else the kernel records as one number
     for the replica with beta = 1; `diagnostics` holds `round_trips` (their number, all chains together; with thin=1
-    only), `swap_rate[k]` and `beta[k]`.
+    only), `swap_rate[k]` and `beta[k]`, means over chains: each chain moves its own ladder.
 
     Raises:
         ValueError: the ladder does not fall from 1.
@@ -78,69 +67,23 @@ class ParallelTempering:
         checked_ladder(self.inverse_temperatures)
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
-        """Start from the prior, move the ladder, run the chains, keep the replica with beta = 1."""
-        refuse(settings, NOT_KNOWN, "ParallelTempering", "Fix: leave it out.")
-        chains = positive("chains", 4 if settings.chains is None else settings.chains)
-        warmup = positive("warmup", 1000 if settings.warmup is None else settings.warmup, 0)
-        draws = positive("draws", 1000 if settings.draws is None else settings.draws)
+        """Start from the prior, move the ladders, run the chains, keep the replica with beta = 1."""
+        warmup = positive("warmup", STEPS if settings.warmup is None else settings.warmup, 0)
+        draws = positive("draws", STEPS if settings.draws is None else settings.draws)
         thin = positive("thin", 1 if settings.thin is None else settings.thin)
-        betas = np.asarray(self.inverse_temperatures)
-        start_key, adapt_key, run_key = jax.random.split(key, 3)
-        states = _starts(program, start_key, chains, len(betas))
-        if self.adapt and warmup >= 20 * ROUNDS and len(betas) > 2:
-            betas, states = _learnt(self.kernel, program, states, adapt_key, betas, warmup // (2 * ROUNDS))
-            warmup -= ROUNDS * (warmup // (2 * ROUNDS))
-        run = Steps(warmup * thin, draws, thin)
-        visited = run_chains(tempered(self.kernel), replicated(program, betas), (states, run_key), run)
-        return _posterior(program, visited, betas, thin)
+        groups, betas = groups_for(settings), self.inverse_temperatures
+        learn = warmup // (2 * ROUNDS) if self.adapt and warmup >= 20 * ROUNDS and len(betas) > 2 else 0
 
+        def reduce(states: State, first: tuple[int, int]) -> Any:
+            del first
+            return finished(program, states, settings.keep)
 
-def _starts(program: Program, key: PRNGKey, chains: int, replicas: int) -> State:
-    drawn = initial_states(program, key, chains * replicas)
-    return jax.tree.map(lambda x: x.reshape(chains, replicas, *x.shape[1:]), drawn)
-
-
-def _learnt(
-    kernel: KernelMaker, program: Program, states: State, key: PRNGKey, betas: np.ndarray, steps: int
-) -> tuple[np.ndarray, State]:
-    """The ladder after some rounds of moving it, and where the chains then are."""
-    for index in range(ROUNDS):
-        start = (states, jax.random.fold_in(key, index))
-        visited = run_chains(tempered(kernel), replicated(program, betas), start, Steps(0, steps))
-        betas = equal_ladder(betas, 1.0 - _swaps(visited.stats).acceptance.mean((0, 1)))
-        states = visited.last
-    return betas, states
-
-
-def equal_ladder(
-    betas: Float[np.ndarray, "replicas"], rejections: Float[np.ndarray, "pairs"]
-) -> Float[np.ndarray, "replicas"]:
-    """The ladder with the same ends on which neighbours are equally far apart, by rejection rate.
-
-    Args:
-        betas: The falling ladder on which swaps were tried.
-        rejections: Mean rejection probability of each pair of neighbours.
-
-    Examples:
-        >>> equal_ladder(np.array([1.0, 0.5, 0.0]), np.array([0.2, 0.6])).round(3).tolist()
-        [1.0, 0.333, 0.0]
-    """
-    barrier = np.concatenate([[0.0], np.cumsum(np.maximum(rejections, LEAST_REJECTION))])
-    return np.interp(np.linspace(0.0, barrier[-1], len(betas)), barrier, betas)
-
-
-def _swaps(stats: dict[str, Any]) -> Swaps:
-    """The swaps of even and odd pairs, brought in order."""
-
-    def interleaved(name: str) -> np.ndarray:
-        names = [f"{which}/{name}" for which in ("even", "odd")]
-        parts = [np.asarray(stats[name]) for name in names if name in stats]
-        whole = np.zeros((*parts[0].shape[:2], sum(part.shape[2] for part in parts)), parts[0].dtype)
-        for first, part in enumerate(parts):
-            whole[:, :, first::2] = part
-        return whole
-
-    return Swaps(interleaved("acceptance"), interleaved("swapped"))
+        kept, lockstep = None if settings.keep is None else reduce, len(groups[0].chains) > 1
+        sampler = TemperingSampler(
+            self.kernel, program, key, betas, warmup * thin, draws, thin, learn * thin, lockstep, kept
+        )
+        what = Run(program, key, repr(("ParallelTempering", self)), settings, groups)
+        return _posterior(sampler, what, visit(sampler, what))
 
 
 def round_trips(swapped: Bool[np.ndarray, "chains draws pairs"]) -> Int[np.ndarray, "chains"]:
@@ -170,30 +113,49 @@ def round_trips(swapped: Bool[np.ndarray, "chains draws pairs"]) -> Int[np.ndarr
     return trips
 
 
-def _posterior(program: Program, visited: Any, betas: np.ndarray, thin: int) -> Posterior:
-    states = jax.tree.map(lambda x: x[:, :, 0], visited.states)
-    swaps = _swaps(visited.stats)
-    stats = _cold_stats(visited.stats)
-    if states.choices and not visited.moved.any():
+def _posterior(sampler: TemperingSampler, what: Run, visited: Visited) -> Posterior:
+    program, kept = sampler.program, visited.kept
+    if not any(np.any(carry.moved) for carry in visited.carries) and visited.carries[0].states.choices:
         raise ConvergenceError(
             f"None of the chains of ParallelTempering on {program.name!r} ever left its start.\n"
             "Fix: another kernel, or smaller steps: see its `acceptance` with ppl.MCMC(kernel)."
         )
-    rates = {f"swap_rate[{k}]": float(x) for k, x in enumerate(swaps.acceptance.mean((0, 1)))}
-    ladder = {f"beta[{k}]": float(beta) for k, beta in enumerate(betas)}
-    trips = {"round_trips": float(round_trips(swaps.swapped).sum())} if thin == 1 else {}
+    parts, (acceptance, swapped) = kept["states"], kept["swaps"]
+    if what.settings.keep is None:
+        parts = finished(program, State(*parts), None, acceptance.shape[:2])
     posterior = Posterior(
-        **finished(program, states, None),
-        stats=stats,
-        diagnostics={**trips, **rates, **ladder},
+        **parts,
+        stats=kept["stats"],
+        diagnostics=_diagnostics(sampler, visited, acceptance, swapped),
         program=program,
         method="ParallelTempering",
+        continuation=Continuation(sampler, what, visited.carries),
     )
     say(mcmc_notes(posterior), f"ParallelTempering on {program.name!r}")
     return posterior
 
 
-def _cold_stats(stats: dict[str, Any]) -> dict[str, Any]:
-    """What the first replica's kernel recorded in its last move; its log density is that before the last swap."""
-    names = [name for name in stats if name.startswith("second/") and not name.endswith("log_density")]
-    return {name.removeprefix("second/"): stats[name][:, :, 0] for name in names}
+def _diagnostics(
+    sampler: TemperingSampler, visited: Visited, acceptance: np.ndarray, swapped: np.ndarray
+) -> dict[str, float]:
+    rates = {f"swap_rate[{k}]": float(x) for k, x in enumerate(acceptance.mean((0, 1)))}
+    ladders = np.concatenate([carry.betas for carry in visited.carries])
+    ladder = {f"beta[{k}]": float(beta) for k, beta in enumerate(ladders.mean(0))}
+    trips = {"round_trips": float(round_trips(np.asarray(swapped)).sum())} if sampler.thin == 1 else {}
+    return {**trips, **rates, **ladder}
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What a posterior needs to be extended. Not saved with it."""
+
+    sampler: TemperingSampler
+    what: Run
+    carries: list[Any]
+
+    def extend(self, draws: int) -> Posterior:
+        """More draws of the same chains, as if the run had been longer from the start."""
+        made = max(self.sampler.done(carry) - self.sampler.warmup for carry in self.carries) // self.sampler.thin
+        longer = dataclasses.replace(self.sampler, draws=made + draws)
+        what = self.what._replace(settings=self.what.settings._replace(checkpoint=None))
+        return _posterior(longer, what, visit(longer, what, [Track(carry) for carry in self.carries]))

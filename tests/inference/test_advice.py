@@ -73,7 +73,9 @@ def test_a_run_says_what_to_do_with_labels():
 
     y = jnp.concatenate([jnp.linspace(-4.5, -3.5, 20), jnp.linspace(3.5, 4.5, 20)])
     start = {"mu": np.array([[-4.0, 4.0], [4.0, -4.0]])}
-    with pytest.warns(ConvergenceWarning, match=r"! mu\[\d\]: R-hat .* of 2 scalars .*The labels z were summed out"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"(?s)! mu\[\d\]: R-hat .* of 2 scalars .*The labels z were summed out"
+    ):
         ppl.infer(mixed(y), ppl.NUTS(start=start), key=0, chains=2, warmup=50, draws=60, progress=False)
 
 

@@ -11,7 +11,8 @@ import ppl.distributions as dist
 from ppl.errors import AddressError, ConvergenceError, LawViolation, MeasureError, ShapeError
 from ppl.inference import check_involution, involutive
 from ppl.inference.jacobian import Coordinate, linearized, log_abs_det, same_number
-from ppl.inference.kernels import State, Steps, initial_states, run_chains
+from ppl.inference.kernel_sampler import KernelSampler
+from ppl.inference.kernels import State
 
 FREE, DISCRETE = Coordinate(continuous=True, masked=False), Coordinate(continuous=False, masked=False)
 MASKED = Coordinate(continuous=True, masked=True)
@@ -51,21 +52,28 @@ def test_makers_compare_by_their_functions():
     assert involutive(step_size, walk) != involutive(step_size, drift)
 
 
+def visited(kernel, key, draws):
+    """States and recorded numbers of three chains from prior draws, the start among the states."""
+    sampler = KernelSampler(kernel, normal(), key, 0, draws, 1, lockstep=True)
+    start = sampler.start(range(3), None)
+    end, batch = sampler.advance(start, draws)
+    return start, batch.kept, end.moved
+
+
 def test_chains_of_a_random_walk_move(key):
-    start = initial_states(normal(), key, 3)
-    visited = run_chains(involutive(step_size, walk), normal(), (start, key), Steps(0, 40))
-    assert visited.moved.all()
-    assert 0.3 < visited.stats["accepted"].mean() < 1.0
-    np.testing.assert_array_equal(visited.states.choices["k"], np.repeat(start.choices["k"][:, None], 40, axis=1))
-    assert not visited.stats["not_involutive"].any()
+    start, kept, moved = visited(involutive(step_size, walk), key, 40)
+    assert np.asarray(moved).all()
+    assert 0.3 < kept["stats"]["accepted"].mean() < 1.0
+    labels = np.asarray(start.states.choices["k"])
+    np.testing.assert_array_equal(kept["states"].choices["k"], np.repeat(labels[:, None], 40, axis=1))
+    assert not kept["stats"]["not_involutive"].any()
 
 
 def test_a_map_that_is_no_involution_is_flagged_and_stays(key):
-    start = initial_states(normal(), key, 3)
-    visited = run_chains(involutive(step_size, drift), normal(), (start, key), Steps(0, 10))
-    assert visited.stats["not_involutive"].all()
-    assert not visited.stats["accepted"].any()
-    assert not visited.moved.any()
+    _, kept, moved = visited(involutive(step_size, drift), key, 10)
+    assert kept["stats"]["not_involutive"].all()
+    assert not kept["stats"]["accepted"].any()
+    assert not np.asarray(moved).any()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Parallel tempering as a method: masses of far modes, the ladder, round trips, and what is refused."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import pytest
 import ppl
 import ppl.distributions as dist
 from ppl.errors import MeasureError
-from ppl.inference import hmc, replicated, tempered
-from ppl.inference.parallel_tempering import ParallelTempering, equal_ladder, round_trips
+from ppl.inference import checkpoint, hmc, replicated, runner, tempered
+from ppl.inference.parallel_tempering import ParallelTempering, round_trips
+from ppl.inference.tempering_sampler import equal_ladder
 
 HMC = hmc(0.25, 3)
 CENTRES = jnp.array([[-3.0, 1.0], [3.0, -2.0]])
@@ -50,7 +53,7 @@ def test_masses_of_modes(posterior):
 
 def test_the_kernel_alone_is_stuck():
     with pytest.warns(ppl.errors.ConvergenceWarning):
-        alone = ppl.infer(far_modes(), ppl.inference.mcmc.MCMC(HMC), key=2, chains=4, warmup=50, draws=200)
+        alone = ppl.infer(far_modes(), ppl.MCMC(HMC), key=2, chains=4, warmup=50, draws=200)
     assert (np.diff(left_mass(alone).astype(int), axis=1) != 0).sum() == 0
 
 
@@ -86,3 +89,69 @@ def test_refusals():
         replicated(far_modes(), (0.9, 0.5))
     with pytest.raises(MeasureError, match="'far_modes', which has no replicas"):
         tempered(HMC)(far_modes())
+
+
+# --- what every method that runs chains can do -----------------------------------------------------------------------
+
+SMALL = ParallelTempering(HMC, (1.0, 0.3, 0.05))
+SHORT = {"key": 4, "chains": 2, "warmup": 44, "draws": 30, "progress": False}
+
+
+def short(**settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ppl.errors.ConvergenceWarning)
+        return ppl.infer(far_modes(), SMALL, **{**SHORT, **settings})
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return short()
+
+
+def assert_same(one, other):
+    for part in ("draws", "stats", "diagnostics"):
+        for name, values in getattr(one, part).items():
+            np.testing.assert_array_equal(getattr(other, part)[name], values, err_msg=name)
+
+
+def test_a_cut_and_an_extension_change_nothing(whole, monkeypatch):
+    assert whole.diagnostics["beta[1]"] != pytest.approx(0.3, abs=1e-4)  # the ladder has moved
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ppl.errors.ConvergenceWarning)
+        longer = short(draws=12).extend(18)
+    np.testing.assert_array_equal(longer.draws["x"], whole.draws["x"])
+    monkeypatch.setattr(runner, "FIRST", 3)
+    monkeypatch.setattr(runner, "SLICE", 1e-9)
+    assert_same(whole, short())
+
+
+def test_a_run_is_resumed_bit_for_bit(whole, tmp_path, monkeypatch):
+    for part, value in (("FIRST", 4), ("SLICE", 1e-9), ("LOOK", 1e-4)):
+        monkeypatch.setattr(runner, part, value)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", 0.0)
+    save = checkpoint.Checkpoint.__call__
+
+    def dying(self, tracks, *, lazily=False):
+        save(self, tracks, lazily=lazily)
+        if any(track is not None and track.batches for track in tracks):
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "__call__", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        short(checkpoint=tmp_path / "run.ckpt", progress=True)
+    monkeypatch.undo()
+    assert_same(whole, short(checkpoint=tmp_path / "run.ckpt"))
+
+
+def test_only_what_is_asked_for_is_kept(whole):
+    kept = short(keep=lambda choices: choices["x"][0])
+    assert kept.draws == {}
+    np.testing.assert_allclose(kept.values, np.asarray(whole.draws["x"])[..., 0], rtol=1e-6)
+
+
+def test_chains_side_by_side_are_the_same_up_to_rounding(whole):
+    """Rounding is magnified by accept-reject steps, so that only the first draws after a short warm-up are compared."""
+    few = {"warmup": 0, "draws": 5}
+    one, other = short(**few), short(**few, layout="vmap")
+    np.testing.assert_allclose(other.draws["x"], one.draws["x"], rtol=1e-3, atol=1e-3)
