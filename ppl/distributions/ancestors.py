@@ -48,7 +48,7 @@ class Ancestors:
         return _draws(resampler(self.scheme), key, self.log_weights, self.n, sample_shape)
 
     def outcomes(self) -> Outcomes | None:
-        """All outcomes: joint ones for systematic and SSP resampling, one list a position otherwise; None if too many."""
+        """All outcomes, joint ones for systematic and SSP resampling, or one list a position; None if too many."""
         return _outcomes(cells_of(self.scheme, self.log_weights, self.n))
 
     def log_prob(self, value: Int32[Array, "n"]) -> Float[Array, ""]:

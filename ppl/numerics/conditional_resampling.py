@@ -1,7 +1,7 @@
 """Conditional resampling: ancestors of n positions, given that position 0 holds a copy of particle 0.
 
 Law: let A be the ancestors of the unconditional scheme, and shift the positions cyclically by a uniform amount, so that
-each position's ancestor has the law W: `A'_i = A_{(i + K) mod n}`. Then the functions here draw from `P(A' | A'_0 = 0)`.
+each position's ancestor has the law W: `A'_i = A_{(i + K) mod n}`. The functions here draw from `P(A' | A'_0 = 0)`.
 It is what conditional SMC asks of a scheme: that retaining a path be the same as having drawn it. Setting `A_0 = 0` in
 unconditional ancestors does not keep this law but for multinomial resampling.
 
@@ -79,7 +79,7 @@ def conditional_systematic(
 def conditional_killing(
     uniforms: Float[Array, "uniforms"], log_weights: Float[Array, "particles"], n: int
 ) -> Int32[Array, "{n}"]:
-    """One position, drawn in proportion to its probability of copying particle 0, does so; positions are counted from it.
+    """A position, drawn in proportion to its probability of copying particle 0, does so; the others count from it.
 
     Args:
         uniforms: n + 1 numbers in [0, 1): one for each position before the shift, and the position.

@@ -1,4 +1,4 @@
-"""SSP resampling: each particle is copied the floor or the ceiling of `n W_j` times, with negatively associated rounding.
+"""SSP resampling: each particle is copied the floor or the ceiling of `n W_j` times, rounded with negative association.
 
 The Srinivasan sampling process lets the fractional parts of `n W_j` fight in order: of two, one becomes 0 or 1 and the
 other carries the rest on to the next. That is a loop over the particles. By Chauvet (2012) the set of those that become

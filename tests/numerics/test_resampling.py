@@ -9,6 +9,7 @@ import pytest
 
 from ppl.numerics.prefix import prefix_count, prefix_max, prefix_sum
 from ppl.numerics.resampling import RESAMPLERS, systematic
+from ppl.numerics.shares import cumulative
 
 SCHEMES = sorted(RESAMPLERS)
 RUN = {name: jax.jit(resampler.ancestors, static_argnums=2) for name, resampler in RESAMPLERS.items()}
@@ -144,3 +145,22 @@ def test_float64_agrees_with_exact_arithmetic(key):
             ends = np.cumsum(np.exp(np.asarray(log_weights)), dtype=np.longdouble)
             expected = np.searchsorted(ends / ends[-1], points, side="right")
             np.testing.assert_array_equal(got, np.minimum(expected, n - 1))
+
+
+def test_two_part_sums_agree_with_float64_at_1e6(key):
+    """Zeros among the weights, and one of a tenth of the mass; one ancestor in 10^4 differs, of plain sums 1 in 50."""
+    n, u = 1_000_000, np.float32(0.3)
+    log_weights = jax.random.normal(key, (n,)).at[::7].set(-jnp.inf).at[n // 3].set(np.log(n / 7))
+    weights = np.exp(np.asarray(log_weights, np.float64))
+    exact = np.searchsorted(np.cumsum(weights) / weights.sum() * n, np.arange(n) + np.float64(u), side="right")
+    got = np.asarray(RUN["systematic"](jnp.asarray(u), log_weights, n))
+    assert (weights[got] > 0).all()
+    assert np.mean(got != exact) < 1e-3
+    plain = jax.jit(lambda w: cumulative(jnp.exp(w)) * n)(log_weights)  # the mutant
+    careless = np.searchsorted(np.asarray(plain), np.arange(n, dtype=np.float32) + u, side="right")
+    assert np.mean(careless != exact) > 5e-3
+
+
+def test_equal_weights_resample_to_the_identity_above_1e5():
+    n = 300_001
+    np.testing.assert_array_equal(RUN["systematic"](jnp.float32(0.4), jnp.full(n, -2.3), n), np.arange(n))
