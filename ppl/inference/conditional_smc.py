@@ -15,7 +15,7 @@ from typing import Literal
 from ppl.errors import MeasureError
 from ppl.inference.kernels import Kernel, State
 from ppl.inference.method import positive
-from ppl.inference.particle_runs import one_path, run_of, share_changed
+from ppl.inference.particle_runs import one_path, run_of, share_changed, with_path
 from ppl.semantics import choices as ch
 from ppl.semantics.blocks import Transformer
 from ppl.semantics.conditional_sweep import conditional_resample, conditional_sweep
@@ -90,7 +90,7 @@ def conditional_step(program: Program, state: State, move: ConditionalSMC) -> St
     ends = conditional_sweep(
         program, choices, move.particles, move.resampling, ancestor_sampling=move.ancestor_sampling
     )
-    drawn = run_of(ends, "particles")
+    drawn = with_path(program, run_of(ends, "particles"), choices)
     new = one_path(program, drawn, "path")
     deterministic("log_evidence", drawn.writes["log_evidence"])
     deterministic("renewed", share_changed(state, new))

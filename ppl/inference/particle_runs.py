@@ -20,10 +20,11 @@ from ppl.semantics import scope
 from ppl.semantics.language import sample
 from ppl.semantics.measures import join
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Outcome, Position, SampleSite
+from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.representations import Population
 from ppl.semantics.rewrites import Rewrite, bind_again
 from ppl.semantics.site import Site
+from ppl.semantics.stages import Loop, plan_of
 
 
 class Writing(Rewrite):
@@ -47,6 +48,23 @@ def run_of(layer: Population, name: str) -> Drawn:
     with scope.entered(here._replace(prefix=join(here.prefix, name))):
         value, result = layer.program.run(Writing())
     return Drawn(value, jnp.zeros((), jnp.result_type(float)), result.writes, result.masks)
+
+
+def with_path(program: Program, drawn: Drawn, choices: Choices) -> Drawn:
+    """A conditional run in which the first particle has its retained choices, where the sites hold what it drew in vain.
+
+    Args:
+        program: The program that was swept.
+        drawn: The run.
+        choices: The retained values by site.
+    """
+    writes = dict(drawn.writes)
+    for stage in plan_of(program).stages:
+        first = (slice(None), 0) if isinstance(stage, Loop) else 0
+        for address in sorted(stage.addresses & choices.keys()):
+            put = jax.tree.map(lambda x, value, first=first: x.at[first].set(value), writes[address], choices[address])
+            writes[address] = put
+    return drawn._replace(writes=writes)
 
 
 def one_path(program: Program, drawn: Drawn, address: str) -> State:
