@@ -21,6 +21,7 @@ from ppl.inference.method import Method, Settings
 from ppl.inference.metropolis import mh
 from ppl.inference.model_criticism import loo
 from ppl.inference.nuts import HMC, NUTS
+from ppl.inference.online import OnlineFilter
 from ppl.inference.parallel_tempering import ParallelTempering
 from ppl.inference.particle_filter import ParticleFilter
 from ppl.inference.posterior import Evidence, Posterior, load
@@ -44,6 +45,7 @@ __all__ = [
     "Kalman",
     "Method",
     "NUTS",
+    "OnlineFilter",
     "ParallelTempering",
     "ParticleFilter",
     "Posterior",

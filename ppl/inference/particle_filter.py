@@ -176,7 +176,8 @@ def filter_history(program: Program, past: History) -> FilterHistory:
         log_evidence[rows] = np.logaddexp.reduce(log_weights[rows], axis=1)
     kept = {address: x for address, x in past.filtered.items() if address != POTENTIAL}
     places = {address: place for address, place in places.items() if address != POTENTIAL}
-    return FilterHistory(log_evidence, past.ess, past.resampled, past.nan_weights, log_weights, kept, places)
+    ess, resampled = np.asarray(past.ess), np.asarray(past.resampled)
+    return FilterHistory(log_evidence, ess, resampled, past.nan_weights, log_weights, kept, places)
 
 
 def stretches(program: Program, stored: dict[str, Any]) -> dict[str, Stretch]:
