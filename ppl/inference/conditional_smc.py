@@ -1,8 +1,8 @@
 """Conditional SMC as a kernel: particles run beside the path at hand, which they may not lose, and one path is drawn.
 
-Law: the program's measure is invariant, for any number of particles. Choices that come early hardly move where few lines
-of particles survive to the end; ancestor sampling mends that, at the cost of one evaluation of a step's density for each
-particle where the states of a loop are Markov, and of the rest of the program where they are not.
+Law: the program's measure is invariant, for any number of particles. Choices that come early hardly move where few
+lines of particles survive to the end; ancestor sampling mends that. Its cost is the density of one step for each
+particle where the states of a loop are Markov, and that of the rest of the program where they are not.
 
 Reference: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 72 (2010), section 4.3;
 Lindsten, Jordan, Schon, "Particle Gibbs with ancestor sampling", JMLR 15 (2014), algorithm 2.
@@ -99,5 +99,10 @@ def conditional_step(program: Program, state: State, move: ConditionalSMC) -> St
 
 def _adaptive(threshold: float) -> MeasureError:
     return MeasureError(
-        f"Conditional SMC was asked to resample only where the effective sample size is low (threshold={threshold})."
+        f"Conditional SMC was asked to resample only where the effective sample size is low (threshold={threshold}).\n"
+        "Expected: threshold=None. Whether to resample is then part of what the retained path is conditioned on: "
+        "decided without the retained particle, or with weights that forget it, the "
+        "kernel no longer leaves the posterior "
+        "invariant.\n"
+        "Fix: leave it out; scheme='killing' resamples hardly at all where the weights are nearly equal."
     )

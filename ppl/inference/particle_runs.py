@@ -51,7 +51,7 @@ def run_of(layer: Population, name: str) -> Drawn:
 
 
 def with_path(program: Program, drawn: Drawn, choices: Choices) -> Drawn:
-    """A conditional run in which the first particle has its retained choices, where the sites hold what it drew in vain.
+    """A conditional run in which the first particle has its retained choices; the sites hold what it drew in vain.
 
     Args:
         program: The program that was swept.
@@ -89,5 +89,6 @@ def one_path(program: Program, drawn: Drawn, address: str) -> State:
 
 def share_changed(old: State, new: State) -> Any:
     """The share of a state's elements that changed."""
-    changed = [jnp.ravel(a != b) for a, b in zip(jax.tree.leaves(old.choices), jax.tree.leaves(new.choices), strict=True)]
+    pairs = zip(jax.tree.leaves(old.choices), jax.tree.leaves(new.choices), strict=True)
+    changed = [jnp.ravel(a != b) for a, b in pairs]
     return jnp.mean(jnp.concatenate(changed).astype(jnp.result_type(float))) if changed else jnp.zeros(())
