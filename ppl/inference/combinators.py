@@ -245,7 +245,7 @@ class On:
             AddressError, MeasureError: see `on`.
         """
         names = addresses_matching(program, self.patterns)
-        _refuse_varying(program, names)
+        refuse_varying(program, names)
         return partial(_bound, _block_step, Block(names, self.maker), program)
 
 
@@ -305,7 +305,12 @@ def _matches(address: str, pattern: str) -> bool:
     return address == pattern or fnmatchcase(address, pattern)
 
 
-def _refuse_varying(program: Program, names: tuple[str, ...]) -> None:
+def refuse_varying(program: Program, names: tuple[str, ...]) -> None:
+    """Raise where choices that a kernel moves alone lie inside a branch or decide which choices are made.
+
+    Raises:
+        MeasureError: naming them and their lines.
+    """
     inside = [name for name in names if program.sites[name].masked]
     decided = [] if inside else switched(program, names)
     if inside or decided:
