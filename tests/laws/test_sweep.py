@@ -308,15 +308,15 @@ def test_an_observation_in_a_while_loop_is_refused():
 # --- mutants ----------------------------------------------------------------------------------------------------------
 
 
-def _as_stacked(ys, lines, how):
-    del lines, how
+def _as_stacked(ys, lines, batched):
+    del lines, batched
     return [jnp.moveaxis(y, 0, 1) for y in ys]
 
 
 MUTANTS = {
-    "stacked outputs stay where they were made": ("_along", _as_stacked),
+    "stacked outputs stay where they were made": ("along", _as_stacked),
     "what passes the loop stays where it was": ("_taken", lambda x, origin, how: x),
-    "lines of ancestors run forwards": ("_lines", lambda a, start, reverse: jnp.broadcast_to(start, a.shape)),
+    "lines of ancestors run forwards": ("lines_of", lambda a, start, reverse: jnp.broadcast_to(start, a.shape)),
 }
 
 
