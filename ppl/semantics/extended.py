@@ -101,7 +101,7 @@ def _catch_up(further: Walk, made: Choices, model: Walk) -> None:
     """Run the further program as far as what it reads is made."""
     while further.current is not None:
         equation, operands = further.current
-        if (latent_in(equation) & model.latent) - made.keys():
+        if (latent_in(equation) & model.latent).difference(made):
             return
         further.give(interpreted(equation, operands, Reads(), made).outs)
 

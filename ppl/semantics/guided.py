@@ -183,7 +183,7 @@ def zipped(model: Walk, proposal: Walk, ahead: Choices) -> Choices:
     ahead = dict(ahead)
     while model.current is not None:
         equation, operands = model.current
-        needed = (latent_in(equation) & proposal.latent) - ahead.keys()
+        needed = (latent_in(equation) & proposal.latent).difference(ahead)
         if _meet(needed, equation, proposal, ahead):
             outs = ZIPPED[equation.primitive.name](equation, operands, proposal, ahead)
         else:
@@ -201,7 +201,7 @@ def _meet(needed: frozenset[str], equation: Any, proposal: Walk, ahead: Choices)
         if needed <= latent_in(partner) and _alike(equation, partner):
             return True
         _draw(proposal, ahead)
-        needed -= ahead.keys()
+        needed = needed.difference(ahead)
     return False
 
 
