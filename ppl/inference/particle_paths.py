@@ -17,20 +17,28 @@ from ppl.semantics.protocol import Choices
 from ppl.semantics.stages import Loop, plan_of
 
 
-def paths(program: Program, drawn: Drawn, line: Any = None) -> tuple[Choices, Choices]:
+def paths(
+    program: Program, drawn: Drawn, line: Any = None, *, until: int | None = None, loops: bool = True
+) -> tuple[Choices, Choices]:
     """Values and masks by site of the program, each with a leading axis of particles.
 
     Args:
         program: The program that was swept, over its whole length.
         drawn: The run of the sweep's layer.
         line: The places of the last particles to follow, (particles,); by default all.
+        until: The number of the stage before which the paths end; by default at the end of the program.
+        loops: Whether to follow what loops made; otherwise they must have recorded the `origin` of each particle.
 
     Returns:
         What each of these particles and its ancestors wrote; which branches it took.
     """
     found: Choices = {}
     masks: Choices = {}
-    for number, stage in reversed(list(enumerate(plan_of(program).stages))):
+    for number, stage in reversed(list(enumerate(plan_of(program).stages[:until]))):
+        if isinstance(stage, Loop) and not loops:
+            origin = drawn.writes[f"stage {number}/origin"]
+            line = origin if line is None else origin[line]
+            continue
         ancestors = drawn.writes[f"stage {number}/ancestors"]
         if line is None:
             line = jnp.arange(ancestors.shape[-1], dtype=ancestors.dtype)

@@ -8,50 +8,34 @@ become a `Posterior`. E[exp(log_evidence)] is the program's mass; expectations a
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from ppl.errors import DegenerateWeightsError
+from ppl.inference.ancestor_tree import TreeKeeper
 from ppl.inference.data_checks import density_table
 from ppl.inference.drawing import Drawn, draw
-from ppl.inference.genealogy import log_evidence_error
+from ppl.inference.genealogy import standard_error
+from ppl.inference.history import History, history, in_order_of_run, loop_records
 from ppl.inference.method import CHAIN_SETTINGS, Settings, positive, refuse
 from ppl.inference.particle_paths import paths
+from ppl.inference.path_tree import PathTree
 from ppl.inference.posterior import Evidence, Posterior
-from ppl.numerics.weights import effective_sample_size
+from ppl.inference.smoothing import LagKeeper
+from ppl.numerics.weights import effective_sample_size, log_sum_exp
 from ppl.semantics import choices as ch
 from ppl.semantics.blocks import Transformer, compose, resample, spawn
+from ppl.semantics.keeping import Keeper
 from ppl.semantics.program import Program
-from ppl.semantics.stages import Loop, outputs_of, plan_of, shared_values
+from ppl.semantics.stages import outputs_of, plan_of, shared_values
 from ppl.semantics.suspension import hoist_first, suspend, sweep
 from ppl.typing import PRNGKey
 
-Storage = Literal["paths", "filter", "none"]
-
-
-class History(NamedTuple):
-    """What a sequential method saw, advance by advance.
-
-    Attributes:
-        log_evidence: Log evidence of the observations so far (nats).
-        ess: Kish's effective sample size before the next resampling.
-        resampled: Whether particles changed places before the advance.
-        nan_weights: Numbers of weights that were NaN and counted as zero.
-        log_weights: Unnormalised log weights of the particles there (nats); None where not stored.
-        filtered: Choices and recorded values inside the program's loops, as drawn at each step: with `log_weights` of
-            the same advances, the filtering distributions. Empty where not stored.
-    """
-
-    log_evidence: Float[Array | np.ndarray, "advances"]
-    ess: Float[Array | np.ndarray, "advances"]
-    resampled: Bool[Array | np.ndarray, "advances"]
-    nan_weights: Any
-    log_weights: Float[Array | np.ndarray, "advances particles"] | None
-    filtered: dict[str, Any]
+Storage = Literal["paths", "filter", "tree", "lag", "none"]
+STORAGES = ("paths", "filter", "tree", "lag", "none")
 
 
 @dataclass(frozen=True)
@@ -62,12 +46,17 @@ class SMC:
         particles: Number of particles.
         resampling: The scheme: see `ppl.resample`.
         threshold: Resample where the effective sample size is below this fraction of the particles; None: always.
-        store: What is kept of the way: `"paths"` (the default): every particle's choices from start to end;
-            `"filter"`: in addition, particles and weights at every step, in `posterior.history`; `"none"`: the evidence
-            and the return values alone (memory does not grow with the length).
+        store: What is kept of the way. `"paths"` (the default): every particle's choices from start to end; `"filter"`:
+            in addition, particles and weights at every step, in `posterior.history`; `"tree"`: the paths as a tree of
+            ancestors, `posterior.history.trees.paths()`, in O(T + N log N) memory, and choices outside loops; `"lag"`:
+            moments of each step given observations up to `lag` steps later, `posterior.history.smoothed`, and choices
+            outside loops; `"none"`: the evidence and the return values alone.
+        lag: How many steps smoothing looks ahead, for `store="lag"`.
+        replicates: Independent runs, one after the other, a chain each. The log evidence is that of their mean, and its
+            standard error is told from their scatter.
 
     `posterior.history` has evidence, effective sample size and resamplings by step. The evidence's standard error is
-    that of the run's genealogy (`ppl.inference.genealogy`).
+    that of the run's families (`ppl.numerics.kinship`), or of replicates.
 
     Examples:
         >>> import jax, jax.numpy as jnp, ppl, ppl.distributions as dist
@@ -87,111 +76,122 @@ class SMC:
     resampling: str = "systematic"
     threshold: float | None = 0.5
     store: Storage = "paths"
+    lag: int = 10
+    replicates: int = 1
     name: str = field(default="SMC", repr=False)
 
     def __post_init__(self) -> None:
-        positive("particles", self.particles)
+        for name in ("particles", "lag", "replicates"):
+            positive(name, getattr(self, name))
         resample(self.resampling, self.threshold)
-        if self.store not in ("paths", "filter", "none"):
-            raise ValueError(f"store is {self.store!r}.\nExpected: 'paths', 'filter' or 'none'.")
+        if self.store not in STORAGES:
+            raise ValueError(f"store is {self.store!r}.\nExpected: one of {', '.join(map(repr, STORAGES))}.")
 
     @property
     def transformer(self) -> Transformer:
         """The algorithm: a transformer of suspended runs."""
+        return self.algorithm()
+
+    def algorithm(self, factor: float = 3.0) -> Transformer:
+        """The algorithm, with a factor of the capacity of trees."""
         again = resample(self.resampling, self.threshold)
-        return compose(sweep(again, ancestry=self.store != "none"), hoist_first(spawn(self.particles)))
+        keepers: dict[str, Keeper] = {"tree": TreeKeeper(factor), "lag": LagKeeper(self.lag)}
+        settings = {"ancestry": self.store != "none", "families": True, "keeper": keepers.get(self.store)}
+        return compose(sweep(again, **settings), hoist_first(spawn(self.particles)))
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
-        """Sweep once."""
+        """Sweep once, or once a replicate."""
         refuse(settings, CHAIN_SETTINGS, f"ppl.{self.name}", f"Give it the number: ppl.{self.name}(1000).")
-        found = jax.device_get(swept_run(program, key, self.transformer, self.store))
-        if not np.isfinite(found["log_evidence"]) and not np.isposinf(found["log_evidence"]):
-            raise _degenerate(self, program, found)
-        return _posterior(self, program, found)
+        keys = jax.random.split(key, self.replicates) if self.replicates > 1 else key[None]
+        factor, overflow = 3.0, True
+        while overflow:
+            found = replicated(program, keys, self.algorithm(factor), self.store, self.resampling)
+            overflow = self.store == "tree" and any(bool(jnp.any(t.overflow)) for t in found["kept"].values())
+            factor *= 2
+        kept = found.pop("kept")
+        found = jax.device_get(found)
+        if np.all(np.isneginf(found["log_evidence"]) | np.isnan(found["log_evidence"])):
+            raise _degenerate(self, program, jax.tree.map(lambda x: x[0], found))
+        return _posterior(self, program, found, kept)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def swept_run(program: Program, key: PRNGKey, transformer: Transformer, store: Storage) -> dict[str, Any]:
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def replicated(
+    program: Program, keys: PRNGKey, transformer: Transformer, store: Storage, scheme: str
+) -> dict[str, Any]:
+    """`swept_run` for each key in turn."""
+    if len(keys) == 1:
+        return jax.tree.map(lambda x: x[None], swept_run(program, keys[0], transformer, store, scheme))
+    return jax.lax.map(lambda key: swept_run(program, key, transformer, store, scheme), keys)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def swept_run(
+    program: Program, key: PRNGKey, transformer: Transformer, store: Storage, scheme: str = "systematic"
+) -> dict[str, Any]:
     """Draw an algorithm that ends in a population: choices, values, weights and history, as arrays."""
     drawn = draw(transformer(suspend(program)).layer.program, key)
-    shared, staged = shared_values(program), program.staged
-    particles = drawn.value
-    log_evidence, error = log_evidence_error(particles.log_weight, drawn.writes["eve"], resamplings(program, drawn))
+    shared, particles, n = shared_values(program), drawn.value, drawn.value.log_weight.shape[0]
+    past = history(program, drawn, stored=store == "filter")
     found = {
-        "values": jax.vmap(lambda v: outputs_of(program, v, shared), axis_size=len(particles.log_weight))(particles.value),
+        "values": jax.vmap(lambda v: outputs_of(program, v, shared), axis_size=n)(particles.value),
         "log_weights": particles.log_weight,
-        "log_evidence": log_evidence,
-        "error": error,
-        "ess": effective_sample_size(particles.log_weight),
-        "history": history(program, drawn, stored=store == "filter"),
+        "log_evidence": log_sum_exp(particles.log_weight),
+        "error": standard_error(*drawn.writes["families"], past.resampled, scheme, n),
+        "history": past,
+        "kept": _kept(program, drawn, store),
     }
+    return {**found, **_choices(program, drawn, store)}
+
+
+def _kept(program: Program, drawn: Drawn, store: Storage) -> dict[Any, Any]:
+    """What keepers kept: trees by stage, or smoothed moments by address."""
+    if store == "tree":
+        return loop_records(program, drawn, "tree")
+    if store != "lag":
+        return {}
+    leaving, last = loop_records(program, drawn, "lagged"), loop_records(program, drawn, "last")
+    smoothed = {}
+    for number in leaving:
+        stage = plan_of(program).stages[number]
+
+        def joined(left: Any, stayed: Any, stage: Any = stage) -> Any:
+            rows = jnp.concatenate([in_order_of_run(stage, left[:, 0])[stayed.shape[0] :], stayed])[-stage.length :]
+            return in_order_of_run(stage, rows)
+
+        smoothed.update(jax.tree.map(joined, leaving[number], last[number]))
+    return smoothed
+
+
+def _choices(program: Program, drawn: Drawn, store: Storage) -> dict[str, Any]:
     if store == "none":
-        return {**found, "choices": {}, "masks": {}, "deterministic": {}}
-    written, masks = paths(program, drawn)
+        return {"choices": {}, "masks": {}, "deterministic": {}}
+    written, masks = paths(program, drawn, loops=store in ("paths", "filter"))
     return {
-        **found,
-        "choices": ch.flatten(written, staged, ("latent",)),
-        "masks": ch.spread(masks, staged),
-        "deterministic": ch.flatten(written, staged, ("deterministic",)),
+        "choices": ch.flatten(written, program.staged, ("latent",)),
+        "masks": ch.spread(masks, program.staged),
+        "deterministic": ch.flatten(written, program.staged, ("deterministic",)),
     }
 
 
-def _by_advance(program: Program, drawn: Drawn, name: str) -> Any:
-    """What every stage recorded under a name, one entry an advance, in the order of the run."""
-    return _in_order(program, [drawn.writes[f"stage {i}/{name}"] for i in range(len(plan_of(program).stages))])
-
-
-def _in_order(program: Program, parts: list[Any]) -> Any:
-    """What the stages recorded, one entry an advance."""
-    rows = []
-    for stage, x in zip(plan_of(program).stages, parts, strict=True):
-        reverse = isinstance(stage, Loop) and stage.loop.reverse
-        rows.append(x[::-1] if reverse else x if isinstance(stage, Loop) else x[None])
-    return jnp.concatenate(rows)
-
-
-def _after_each(program: Program, drawn: Drawn, name: str) -> Any:
-    """What was recorded before every advance and at the end, as it was after every advance."""
-    return jnp.concatenate([_by_advance(program, drawn, name)[1:], drawn.writes[name][None]])
-
-
-def resamplings(program: Program, drawn: Drawn) -> Any:
-    """Before which advances particles were resampled: where ancestors were drawn, inside the branch that draws them."""
-    parts = []
-    for number, stage in enumerate(plan_of(program).stages):
-        sites = [a for a in drawn.writes if a.startswith(f"stage {number}/transformer") and a.endswith("/ancestors")]
-        shape = (stage.length,) if isinstance(stage, Loop) else ()
-        made = [drawn.masks.get(a, jnp.ones(shape, bool)) for a in sites]
-        parts.append(made[0] if made else jnp.zeros(shape, bool))
-    return _in_order(program, parts)
-
-
-def history(program: Program, drawn: Drawn, *, stored: bool) -> History:
-    """The history of a sweep."""
-    inside = {a for stage in plan_of(program).stages if isinstance(stage, Loop) for a in stage.addresses}
-    filtered = {a: x for a, x in drawn.writes.items() if a in inside} if stored else {}
-    return History(
-        _after_each(program, drawn, "log_evidence"),
-        _after_each(program, drawn, "ess"),
-        resamplings(program, drawn),
-        _by_advance(program, drawn, "nan_weights"),
-        _by_advance(program, drawn, "log_weight") if stored else None,
-        ch.flatten(filtered, program.staged, ("latent", "deterministic")),
-    )
-
-
-def _posterior(method: SMC, program: Program, found: dict[str, Any]) -> Posterior:
-    lead = jax.tree.map(lambda x: x[None], {k: found[k] for k in ("choices", "masks", "deterministic", "values")})
-    past: History = found["history"]
+def _posterior(method: SMC, program: Program, found: dict[str, Any], kept: dict[Any, Any]) -> Posterior:
+    past, alone = found["history"], method.replicates == 1
+    past = jax.tree.map(lambda x: x[0], past) if alone else past
+    if method.store == "tree":
+        past = past._replace(trees=_trees(program, kept, method.replicates))
+    elif method.store == "lag":
+        moments = jax.device_get(kept)
+        past = past._replace(smoothed=jax.tree.map(lambda x: x[0], moments) if alone else moments)
+    evidence = _evidence(found)
     return Posterior(
-        draws=lead["choices"],
-        masks=lead["masks"],
-        values=lead["values"],
-        deterministic=lead["deterministic"],
-        log_weights=found["log_weights"][None],
-        log_evidence=Evidence(float(found["log_evidence"]), float(found["error"])),
+        draws=found["choices"],
+        masks=found["masks"],
+        values=found["values"],
+        deterministic=found["deterministic"],
+        log_weights=found["log_weights"],
+        log_evidence=evidence,
         diagnostics={
-            "ess": float(found["ess"]),
+            "ess": float(effective_sample_size(jnp.asarray(found["log_weights"]).reshape(-1))),
             "least_ess": float(np.min(past.ess)),
             "resamplings": float(np.sum(past.resampled)),
             "nan_weights": float(np.sum(past.nan_weights)),
@@ -199,13 +199,44 @@ def _posterior(method: SMC, program: Program, found: dict[str, Any]) -> Posterio
         program=program,
         method=method.name,
         history=past,
+        remarks=_remarks(method, evidence, past),
     )
+
+
+def _trees(program: Program, kept: dict[int, Any], replicates: int) -> PathTree | tuple[PathTree, ...]:
+    trees = tuple(PathTree(program, jax.tree.map(lambda x, r=r: x[r], kept)) for r in range(replicates))
+    return trees[0] if replicates == 1 else trees
+
+
+def _evidence(found: dict[str, Any]) -> Evidence:
+    """Of one run: its own. Of many: log of the mean, by the delta method from their scatter."""
+    estimates = np.asarray(found["log_evidence"], np.float64)
+    if len(estimates) == 1:
+        return Evidence(float(estimates[0]), float(found["error"][0]))
+    peak = np.max(estimates)
+    relative = np.exp(estimates - peak) if np.isfinite(peak) else np.ones(len(estimates))
+    mean = np.mean(relative)
+    return Evidence(float(peak + np.log(mean)), float(np.std(relative, ddof=1) / mean / np.sqrt(len(estimates))))
+
+
+def _remarks(method: SMC, evidence: Evidence, past: History) -> tuple[str, ...]:
+    remarks = []
+    if (count := int(np.sum(past.nan_weights))) > 0:
+        remarks.append(f"{count} weights were NaN and counted as zero (`history.nan_weights` says at which advance).")
+    if np.isinf(evidence.standard_error):
+        remarks.append(
+            "The error of the log evidence cannot be told from this run: too few of its first particles have "
+            f"descendants. Use more particles, or replicates: ppl.{method.name}(..., replicates=10)."
+        )
+    return tuple(remarks)
 
 
 def _degenerate(method: SMC, program: Program, found: dict[str, Any]) -> DegenerateWeightsError:
     dead = int(np.argmax(np.isneginf(found["history"].log_evidence)))
+    addresses = {a for a, i in program.sites.items() if i.kind == "latent"}
     choices = {a: x[0] for a, x in found["choices"].items()}
-    table = f"Log density by site of one of them:\n{density_table(program, choices)}\n" if choices else ""
+    complete = choices and addresses <= choices.keys()
+    table = f"Log density by site of one of them:\n{density_table(program, choices)}\n" if complete else ""
     return DegenerateWeightsError(
         f"None of the {method.particles} particles of ppl.{method.name} on {program.name!r} has a positive weight: all "
         f"were lost at advance {dead} of {len(found['history'].log_evidence)}.\n{table}"

@@ -17,8 +17,9 @@ from jax import lax
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.interpreter import run_equations
 from ppl.semantics.lanes import vmap
-from ppl.semantics.protocol import Choices, Position
+from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.representations import Particle, WeighSites
+from ppl.semantics.site import Site
 from ppl.semantics.stages import Environment, Loop, evaluated, fixed_and_moving, random_variables
 
 
@@ -32,6 +33,19 @@ class Marked(NamedTuple):
     index: Any
     eve: Any
     ahead: Any = ()
+
+
+class WeighAndWrite(WeighSites):
+    """`WeighSites` that also writes choices and recorded values."""
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """Write a choice."""
+        outcome = super().sample(node, read, where)
+        return outcome._replace(write=outcome.value) if node.observed is None else outcome
+
+    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
+        """Write a value."""
+        return super().deterministic(site, value, where)._replace(write=value)
 
 
 class Cast(NamedTuple):
@@ -90,7 +104,7 @@ def loop_step(
         reads: What the particle at a place of the layer reads at its sites; by default nothing.
 
     Returns:
-        The shared carry after the step; the particles; the step's outputs.
+        The shared carry after the step; the particles; the step's outputs; what the particles wrote, and its masks.
     """
     loop, jaxpr = stage.loop, stage.loop.body.jaxpr
     particles, xs = layer
@@ -107,15 +121,15 @@ def loop_step(
         mine = {place: (x[origin, time] if batched else x[time]) for place, x in xs.items()}
         inside = {**environment, **{jaxpr.invars[place]: x for place, x in {**values, **mine}.items()}}
         given = {} if reads is None else reads(place)
-        result = run_equations(moving, inside, WeighSites(), given, Position(loop=(time,)))
+        result = run_equations(moving, inside, WeighAndWrite(), given, Position(loop=(time,)))
         new = {place: jp.read(inside, after[place]) if place in after else x for place, x in values.items()}
         ys = [jp.read(inside, atom) for atom in jaxpr.outvars[loop.num_carry :]]
         value = particle.value._replace(value=(new, origin))
-        return Particle(value, particle.log_weight + result.total), ys
+        return Particle(value, particle.log_weight + result.total), ys, (result.writes, result.masks)
 
     carried = {place: jp.read(environment, after[place]) for place in kept if not stage.moving[place]}
-    particles, ys = each(one, particles, places_of(particles), batched=batched)
-    return carried, particles, ys
+    particles, ys, written = each(one, particles, places_of(particles), batched=batched)
+    return carried, particles, ys, written
 
 
 def places_of(particles: Particle) -> Any:

@@ -14,6 +14,7 @@ from ppl.errors import MeasureError
 from ppl.semantics.blocks import Transformer, compose, resample, spawn
 from ppl.semantics.enumeration import DEFAULT_LIMIT
 from ppl.semantics.finite import FiniteMeasure
+from ppl.semantics.keeping import Keeper
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
@@ -105,7 +106,9 @@ def _each(step: Any, particles: Particle, *, batched: bool) -> Particle:
     return vmap(step, axis_size=particles.log_weight.shape[0])(particles)
 
 
-def sweep(transformer: Transformer, *, ancestry: bool = True) -> Transformer:
+def sweep(
+    transformer: Transformer, *, ancestry: bool = True, families: bool = False, keeper: Keeper | None = None
+) -> Transformer:
     """Run every stage that is left, with a transformation of the layer before each that scores.
 
     Means (advance . hoist_first transformer)^k for the k observations, factors and loop steps that are left, but a loop
@@ -114,6 +117,9 @@ def sweep(transformer: Transformer, *, ancestry: bool = True) -> Transformer:
     Args:
         transformer: A transformation of layers that keeps their kind and their size, such as `resample()`; hashable.
         ancestry: Whether to record the ancestors.
+        families: Whether to record what the particles' families tell of the evidence's error, `families`, in place of
+            `eve` (`ppl.numerics.kinship`; populations alone).
+        keeper: What to keep of every loop while it runs (`ppl.semantics.keeping`; populations alone).
 
     Returns:
         A transformer `Suspended -> Suspended` to the end. It records, under `stage k/`, the `log_evidence` and `ess`
@@ -123,7 +129,7 @@ def sweep(transformer: Transformer, *, ancestry: bool = True) -> Transformer:
     Raises:
         MeasureError: the run is suspended inside a loop.
     """
-    return Swept(transformer, ancestry)
+    return Swept(transformer, ancestry, families, keeper)
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ class Swept:
 
     transformer: Transformer
     ancestry: bool = True
+    families: bool = False
+    keeper: Keeper | None = None
 
     def __call__(self, suspended: Suspended) -> Suspended:
         """Sweep."""
@@ -145,7 +153,7 @@ class Swept:
                 "Fix: advance to the end of the loop first."
             )
         layer, first = suspended.layer, starts.index(suspended.position)
-        how = Sweep(self.transformer, suspended.hooks, type(layer), first, self.ancestry)
+        how = Sweep(self.transformer, suspended.hooks, type(layer), first, self.ancestry, self.families, self.keeper)
         layer = replace(layer, program=Program.of(swept, (layer.program, suspended.program), {"how": how}))
         return replace(suspended, layer=layer, position=suspended.advances)
 

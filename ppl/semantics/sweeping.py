@@ -11,27 +11,34 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ppl.errors import MeasureError
+from ppl.numerics import kinship
 from ppl.numerics.weights import effective_sample_size, log_sum_exp, nan_to_zero_weight
 from ppl.semantics import scope
 from ppl.semantics.blocks import Transformer, identity
+from ppl.semantics.keeping import Keeper, Step
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.looping import Cast, Marked, along, cast_of, each, lines_of, loop_step, places_of, results_of
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.semantics.representations import Particle, Population, WeighSites, Weighted
-from ppl.semantics.retained import Retained
+from ppl.semantics.retained import Retained, weights_of
 from ppl.semantics.stages import Environment, Loop, Segment, plan_of, shared_values
+
+Layer = tuple[Any, Particle]
+"""What is known of families (empty: nobody asks), and the particles."""
 
 
 @dataclass(frozen=True)
 class Sweep:
     """How to sweep: the transformation before each stage, those after each, the layer's class, the first stage.
 
-    `ancestry` asks for the record of each particle's place before each transformation; `ancestor_sampling`, for each
+    `ancestry` asks for the record of each particle's place before each transformation; `families`, for what
+    `ppl.numerics.kinship` knows of a population; `keeper`, for what it keeps of loops; `ancestor_sampling`, for each
     particle's `ahead`. `retained` is there inside the sweep alone.
     """
 
@@ -40,6 +47,8 @@ class Sweep:
     layer: type
     first: int
     ancestry: bool = True
+    families: bool = False
+    keeper: Keeper | None = None
     ancestor_sampling: bool = False
     retained: Retained | None = None
 
@@ -53,16 +62,22 @@ def swept(before: Program, program: Program, how: Sweep, retained: Choices | Non
     """Run the stages from `how.first` on; the value is the layer at the end. The first particle may retain a path."""
     shared, stages = shared_values(program), plan_of(program).stages
     particles = sample("before", before)
-    particles = particles._replace(value=Marked(particles.value, (), places_of(particles)))
+    families = how.families and how.batched
+    eve = kinship.first_labels(len(particles.log_weight)) if families else places_of(particles)
+    particles = particles._replace(value=Marked(particles.value, (), eve))
+    kin = kinship.start(particles.log_weight) if families else ()
     for number, stage in enumerate(stages[how.first :], how.first):
         name = f"stage {number}"
         if retained is not None:
             how = replace(how, retained=Retained(retained, program.staged.table, stages[number + 1 :], shared))
         if isinstance(stage, Loop):
-            particles = _loop(stage, particles, shared, how, name)
+            kin, particles = _loop(stage, (kin, particles), shared, how, name)
         else:
-            particles = _segment(stage, particles, shared, how, name)
-    deterministic("eve", particles.value.eve)
+            kin, particles = _segment(stage, (kin, particles), shared, how, name)
+    if families:
+        deterministic("families", kinship.variance(kin, particles.value.eve, particles.log_weight))
+    else:
+        deterministic("eve", particles.value.eve)
     _record(particles, how)
     return particles._replace(value=particles.value.value)
 
@@ -99,17 +114,23 @@ def _under(name: str) -> Any:
         yield
 
 
-def _before(particles: Particle, how: Sweep, name: str, *, marked: bool = False, ahead: Any = ()) -> Particle:
+def _before(layer: Layer, how: Sweep, name: str, *, marked: bool = False, ahead: Any = ()) -> Layer:
     """The transformation before a stage; each particle is marked with its place before, where somebody asks."""
+    kin, particles = layer
     marked |= how.ancestry
     with _under(name):
         _record(particles, how)
         index = places_of(particles) if marked else ()
         particles = particles._replace(value=particles.value._replace(index=index, ahead=ahead))
+        ess = effective_sample_size(particles.log_weight) if kin else ()
         particles = _transformed(particles, (how.before,), how)
         if marked:
             deterministic("ancestors", particles.value.index)
-    return particles._replace(value=particles.value._replace(ahead=()))
+    value = particles.value._replace(ahead=())
+    if kin:
+        kin, labels = kinship.tick(kin, value.eve, particles.log_weight, ess)
+        value = value._replace(eve=labels)
+    return kin, particles._replace(value=value)
 
 
 def _record(particles: Particle, how: Sweep) -> None:
@@ -133,51 +154,79 @@ def _after(particles: Particle, how: Sweep, name: str) -> Particle:
 # --- straight-line code -----------------------------------------------------------------------------------------------
 
 
-def _segment(stage: Segment, particles: Particle, shared: Environment, how: Sweep, name: str) -> Particle:
-    ahead, retained = (), how.retained
+def _segment(stage: Segment, layer: Layer, shared: Environment, how: Sweep, name: str) -> Layer:
+    (kin, particles), ahead, retained = layer, (), how.retained
     if retained is not None and how.ancestor_sampling and stage.scores and stage.inputs:
-        ahead = each(partial(retained.ahead, stage), particles.value.value, batched=how.batched)
-    particles = _before(particles, how if stage.scores else replace(how, before=identity), name, ahead=ahead)
+        ahead = weights_of(each(partial(retained.ahead, stage), particles.value.value, batched=how.batched))
+    how_before = how if stage.scores else replace(how, before=identity)
+    kin, particles = _before((kin, particles), how_before, name, ahead=ahead)
 
     def step(particle: Particle, place: Any) -> Particle:
         reads = None if retained is None else retained.reads(stage, place)
         values, log_weight = stage.run(particle.value.value, shared, WeighSites(), reads)
         return Particle(particle.value._replace(value=values), particle.log_weight + log_weight)
 
-    return _after(each(step, particles, places_of(particles), batched=how.batched), how, name)
+    return kin, _after(each(step, particles, places_of(particles), batched=how.batched), how, name)
 
 
 # --- loops ------------------------------------------------------------------------------------------------------------
 
 
-def _loop(stage: Loop, particles: Particle, shared: Environment, how: Sweep, name: str) -> Particle:
+def _loop(stage: Loop, layer: Layer, shared: Environment, how: Sweep, name: str) -> Layer:
+    kin, particles = layer
     cast, loop = cast_of(stage, particles, shared, batched=how.batched), stage.loop
     xs, before = cast.among(cast.random, "xs"), dict(zip(stage.inputs, particles.value.value, strict=True))
     start = places_of(particles) if xs or stage.passing else ()
+    marked = stage.stacks or how.keeper is not None
 
     def body(state: Any, inputs: Any) -> Any:
-        carried, layer = state
+        carried, layer, kin, kept = state
         time, given = inputs
         values = {**cast.among(cast.shared, "consts"), **carried, **given}
         ahead = _ahead_in_loop(cast, values, time, (layer, before), how)
-        layer = _before(layer, how, name, marked=stage.stacks, ahead=ahead)
+        kin, layer = _before((kin, layer), how, name, marked=marked, ahead=ahead)
         index = layer.value.index
         reads = None if how.retained is None else partial(how.retained.reads, stage, time=time)
-        carried, layer, ys = loop_step(stage, time, values, (layer, xs), batched=how.batched, reads=reads)
-        return (carried, _after(layer, how, name)), (index, ys)
+        carried, layer, ys, written = loop_step(stage, time, values, (layer, xs), batched=how.batched, reads=reads)
+        layer = _after(layer, how, name)
+        if how.keeper is not None:
+            with _under(name):
+                kept = how.keeper.step(kept, Step(time, index, written, layer.log_weight))
+        return (carried, layer, kin, kept), (index, ys)
 
     layer = particles._replace(value=particles.value._replace(value=(cast.layer, start)))
-    init = cast.among(cast.shared, "carry"), layer
+    kept = (
+        ()
+        if how.keeper is None
+        else how.keeper.start(len(particles.log_weight), _written(cast, layer, how), loop.length)
+    )
+    init = cast.among(cast.shared, "carry"), layer, kin, kept
     times = jnp.arange(loop.length, dtype=jnp.int32)
-    (carried, layer), (ancestors, ys) = lax.scan(
+    (carried, layer, kin, kept), (ancestors, ys) = lax.scan(
         body, init, (times, cast.among(cast.shared, "xs")), length=loop.length, reverse=loop.reverse
     )
+    if how.keeper is not None:
+        with _under(name):
+            how.keeper.end(kept, layer.log_weight)
     moving, origin = layer.value.value
     lines = lines_of(ancestors, places_of(particles), reverse=loop.reverse) if stage.stacks else None
     size = particles.log_weight.shape[0] if how.batched else None
     results = results_of(stage, {**carried, **moving}, along(ys, lines, batched=how.batched), size)
     found = tuple(results[v] if v in results else _taken(before[v], origin, how) for v in stage.outputs)
-    return layer._replace(value=layer.value._replace(value=found))
+    return kin, layer._replace(value=layer.value._replace(value=found))
+
+
+def _written(cast: Cast, layer: Particle, how: Sweep) -> Any:
+    """Shapes and dtypes of what one step writes for all particles."""
+    stage = cast.stage
+
+    def step(time: Any) -> Any:
+        first = {place: x[time] for place, x in cast.among(cast.shared, "xs").items()}
+        values = {**cast.among(cast.shared, "consts"), **cast.among(cast.shared, "carry"), **first}
+        layer_and_xs = layer, cast.among(cast.random, "xs")
+        return loop_step(stage, time, values, layer_and_xs, batched=how.batched)[3]
+
+    return jax.eval_shape(step, jnp.int32(0))
 
 
 def _ahead_in_loop(cast: Cast, shared: dict[int, Any], time: Any, layer: Any, how: Sweep) -> Any:
@@ -198,7 +247,7 @@ def _ahead_in_loop(cast: Cast, shared: dict[int, Any], time: Any, layer: Any, ho
 
         return retained.ahead_in_loop(stage, operands, time, passing)
 
-    return each(one, particles.value.value, batched=how.batched)
+    return weights_of(each(one, particles.value.value, batched=how.batched))
 
 
 def _taken(x: Any, origin: Any, how: Sweep) -> Any:
