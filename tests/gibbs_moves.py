@@ -48,6 +48,19 @@ def forgetful(program):
     return partial(_forgetful, program)
 
 
+def forgetful_of_seen(program):
+    """The default Gibbs kernel of the program without its observation `seen`."""
+    return partial(_forgetful_of_seen, program)
+
+
+def _forgetful_of_seen(program, state):
+    return ppl.Program.of(_forgetful_of_seen_step, (program, state))
+
+
+def _forgetful_of_seen_step(program, state):
+    return ppl.sample("move", gibbs()(program.intervene({"seen": jnp.array(1)}))(state))
+
+
 def _forgetful(program, state):
     return ppl.Program.of(_forgetful_step, (program, state))
 

@@ -213,7 +213,7 @@ KERNELS: dict[str, KernelEntry] = {
         reversible=False,
         mutant=continuous_moves.WrongSwap,
     ),
-    "gibbs": KernelEntry(lambda: gibbs(), finite_target, reversible=False),
+    "gibbs": KernelEntry(lambda: gibbs(), finite_target, reversible=False, mutant=lambda: gm.forgetful_of_seen),
     "gibbs, random scan": KernelEntry(lambda: gibbs(random_scan=True), gm.labels_target),
     "gibbs, one site": KernelEntry(
         lambda: gibbs("z"), gm.labels_target, irreducible=False, mutant=lambda: gm.forgetful
