@@ -54,6 +54,7 @@ class KernelSampler:
         warmup, draws, thin: Steps thrown away, draws kept, steps a draw (warm-up steps are not thinned).
         lockstep: Whether the chains of a group go side by side.
         reduce: What is kept of states with leading axes (chains, draws), given the first chain and draw; None: all.
+        begin: From the program, a key and a prior draw to the state from which a chain starts; None: the draw itself.
     """
 
     maker: KernelMaker
@@ -64,6 +65,7 @@ class KernelSampler:
     thin: int
     lockstep: bool
     reduce: Callable[[State, tuple[int, int]], Any] | None = None
+    begin: Callable[[Program, PRNGKey, State], State] | None = None
 
     @property
     def total(self) -> int:
@@ -85,12 +87,19 @@ class KernelSampler:
         """Prior draws of positive density."""
         del device
         key = jax.random.fold_in(self.key, START % (1 << 31))
-        starts = [initial_states(self.program, jax.random.fold_in(key, chain), 1) for chain in chains]
+        starts = [self._start(jax.random.fold_in(key, chain)) for chain in chains]
         states = jax.tree.map(lambda *x: np.concatenate([np.asarray(part) for part in x]), *starts)
         numbers, moved = np.asarray(chains, np.int32), np.zeros(len(chains), bool)
         if not self.lockstep:
             numbers, states, moved = jax.tree.map(lambda x: x[0], (numbers, states, moved))
         return Carry(numbers, states, moved, np.int64(0))
+
+    def _start(self, key: PRNGKey) -> State:
+        state = initial_states(self.program, key, 1)
+        if self.begin is None:
+            return state
+        begun = self.begin(self.program, jax.random.fold_in(key, 1), jax.tree.map(lambda x: x[0], state))
+        return jax.tree.map(lambda x: x[None], begun)
 
     def advance(self, carry: Carry, transitions: int) -> tuple[Carry, Batch]:
         """Make steps; keep those after the warm-up."""

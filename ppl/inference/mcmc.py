@@ -1,6 +1,7 @@
 """`ppl.MCMC`: any kernel as a method. What all methods that run chains have in common is here, too."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ class MCMC:
         kernel: Makes a kernel of a program, such as `ppl.inference.cycle(...)`; hashable.
         thin: Steps a draw, where `ppl.infer` is not given another number.
         name: What the posterior calls the method.
+        begin: From the program, a key and a prior draw to where a chain starts; for kernels whose states carry more.
 
     Starts are prior draws of positive density. `stats` holds what the kernel records, by its addresses.
 
@@ -83,6 +85,7 @@ class MCMC:
     kernel: KernelMaker
     thin: int = 1
     name: str = "MCMC"
+    begin: Callable[[Program, PRNGKey, State], State] | None = None
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Start from the prior, run the chains, throw the warm-up away."""
@@ -97,7 +100,7 @@ class MCMC:
             return finished(program, states, settings.keep)
 
         kept = None if settings.keep is None else reduce
-        sampler = KernelSampler(self.kernel, program, key, warmup * thin, draws, thin, lockstep, kept)
+        sampler = KernelSampler(self.kernel, program, key, warmup * thin, draws, thin, lockstep, kept, self.begin)
         what = Run(program, key, repr((self.name, self.kernel)), settings, groups)
         return _posterior(self, sampler, what, visit(sampler, what))
 
