@@ -1,4 +1,4 @@
-"""Laws of filters: proposals and lookahead change draws and weights, and leave the measure alone. Exact, by enumeration.
+"""Laws of filters: proposals and lookahead change draws and weights, not the measure. Exact, by enumeration.
 
 `ppl.weighted` draws from the proposal and weighs; so the enumeration runs over what the proposal can reach, and sees a
 proposal that does not cover the program.
