@@ -11,7 +11,7 @@ Each but the last evaluates only the density terms that its choice reaches.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,13 +94,24 @@ class Gibbs:
             raise MeasureError(
                 f"The program {program.name!r} has no latent choice.\nExpected: something to draw. Check `obs`."
             )
-        ch.refuse_unbounded(program.staged, "kernel")
-        moves = tuple(_move(program, address) for address in addresses)
-        return Plan(moves, cycle(*_makers(program, moves, self.width)))
+        return plan_of_choices(program, addresses, self.width)
 
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Start from the prior, run the chains, throw the warm-up away."""
         return MCMC(self.plan(program).maker, self.thin, "Gibbs").run(program, key, settings)
+
+
+def plan_of_choices(program: Program, addresses: Sequence[str], width: float = 1.0) -> Plan:
+    """Which kernel draws which of some choices, each given all others.
+
+    Args:
+        program: The program.
+        addresses: The latent addresses to move, one at least.
+        width: See `Gibbs`.
+    """
+    ch.refuse_unbounded(program.staged, "kernel")
+    moves = tuple(_move(program, address) for address in addresses)
+    return Plan(moves, cycle(*_makers(program, moves, width)))
 
 
 def _move(program: Program, address: str) -> Move:
