@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from ppl.errors import DegenerateWeightsError
 from ppl.inference.ancestor_tree import TreeKeeper
@@ -117,7 +118,7 @@ class SMC:
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def replicated(
-    program: Program, keys: PRNGKey, transformer: Transformer, store: Storage, scheme: str
+    program: Program, keys: Key[Array, "replicates"], transformer: Transformer, store: Storage, scheme: str
 ) -> dict[str, Any]:
     """`swept_run` for each key in turn."""
     if len(keys) == 1:
