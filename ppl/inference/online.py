@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ppl.errors import FileFormatError, ShapeError
+from ppl.errors import FileFormatError
 from ppl.inference import storage
 from ppl.inference.method import positive
 from ppl.inference.online_steps import (
@@ -188,7 +188,6 @@ def _step(online: OnlineFilter, state: FilterState, inputs: tuple[Any, ...]) -> 
     }
     before = Particle(state.particles, state.log_weights)
     after = drawn(Program.of(advanced, (before, inputs), settings), state.key, (state.step,))
-    _check_state(state.particles, after.value)
     return settled(after, state.log_evidence, state.remainder, state.step + 1, state.key)
 
 
@@ -204,17 +203,6 @@ def _forecast(
     particles = Particle(state.particles, state.log_weights)
     settings = {"steps": steps, "draws": draws, "transition": online.transition}
     return drawn(Program.of(futures, (particles, inputs), settings), key)
-
-
-def _check_state(before: Any, after: Any) -> None:
-    """Raise where the transition's value is no state."""
-    old, new = (jax.tree.map(lambda x: (x.shape, str(x.dtype)), x) for x in (before, after))
-    if old != new:
-        raise ShapeError(
-            f"The transition's value is {new} (shapes with the particles, dtypes), the state before it {old}.\n"
-            "Expected: the same, so that the next step can go on from it.\nFix: return the new state alone, in the "
-            "dtypes of the initial program's value."
-        )
 
 
 def _loop_stage(online: OnlineFilter, inputs: tuple[Any, ...]) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int32
 
 from ppl.distributions.ancestors import Ancestors
 from ppl.distributions.drawn import law_of_draws
-from ppl.errors import MeasureError
+from ppl.errors import MeasureError, ShapeError
 from ppl.inference.drawing import Draw
 from ppl.numerics.weights import effective_sample_size, log_sum_exp, nan_to_zero_weight
 from ppl.semantics import choices as ch
@@ -80,9 +80,22 @@ def batch(initial: Program, inputs: tuple[Any, ...], move: Transition) -> Any:
     """The program of all steps: its choices are `initial/...` and `step/...`, its value is the last state."""
 
     def step(state: Any, now: tuple[Any, ...]) -> Any:
-        return sample("step", move(state, *now)), None
+        after = sample("step", move(state, *now))
+        _check_state(state, after)
+        return after, None
 
     return lax.scan(step, sample("initial", initial), inputs)[0]
+
+
+def _check_state(before: Any, after: Any) -> None:
+    """Raise where the transition's value is no state."""
+    old, new = (jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", x) for x in (before, after))
+    if jax.tree.structure(old) != jax.tree.structure(new) or old != new:
+        raise ShapeError(
+            f"The value of the transition is {new}, the state before it {old}.\n"
+            "Expected: the same, so that the next step can go on from it.\nFix: return the new state alone, in the "
+            "dtypes of the initial program's value."
+        )
 
 
 def spawned(initial: Program, n: int) -> Particle:

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from ppl.errors import AddressError
+from ppl.inference.history import History
 from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
-from ppl.inference.smc import SMC, History, Storage
+from ppl.inference.smc import SMC, Storage
 from ppl.numerics.weighted_quantiles import weighted_quantiles
 from ppl.semantics.blocks import resample
 from ppl.semantics.guided import guided
@@ -54,7 +55,9 @@ class FilterHistory:
         log_weights: Unnormalised log weights of the particles after each advance (nats), without lookahead; None where
             not stored.
         filtered: Choices and recorded values inside the program's loops, as drawn at each step. Empty where not stored.
-        stretches: Where in the run each of those addresses was made.
+        first, smoothed, trees: As in `ppl.inference.history.History`.
+        stretches: Where in the run each address of `filtered` was made.
+        first: Choices made before the first loop, of the particles that enter it.
     """
 
     log_evidence: Float[np.ndarray, "advances"]
@@ -63,7 +66,11 @@ class FilterHistory:
     nan_weights: Any
     log_weights: Float[np.ndarray, "advances particles"] | None
     filtered: dict[str, Any]
+    first: dict[str, Any]
+    smoothed: dict[str, Any]
+    trees: Any
     stretches: dict[str, Stretch]
+    first: dict[str, Any]
 
     def weights(self, address: str) -> Float[np.ndarray, "steps particles"]:
         """Normalised weights of the particles at the steps that make a choice.
@@ -109,7 +116,8 @@ class ParticleFilter:
         resampling: The scheme: see `ppl.resample`.
         threshold: Resample where the effective sample size is below this fraction of the particles; None: always.
         store: `"filter"` (the default): particles and weights at every step, and paths; `"paths"`: every particle's
-            choices from start to end; `"none"`: the evidence and the return values alone.
+            choices from start to end; `"tree"`, `"lag"`, `"none"`: as in `ppl.SMC`.
+        lag: How many steps smoothing looks ahead, for `store="lag"`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, ppl, ppl.distributions as dist
@@ -138,6 +146,7 @@ class ParticleFilter:
     resampling: str = "systematic"
     threshold: float | None = 0.5
     store: Storage = "filter"
+    lag: int = 10
     name: str = field(default="ParticleFilter", repr=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +154,11 @@ class ParticleFilter:
         resample(self.resampling, self.threshold)
         if self.backward is not None and self.proposal is None:
             raise ValueError("A backward program was given without a proposal.\nExpected: both, or neither.")
+        if self.lookahead is not None and self.store == "lag":
+            raise ValueError(
+                "Fixed-lag moments are taken with the weights at hand, in which a lookahead still is: they would be "
+                "biased.\nFix: another store ('paths', 'filter' or 'tree'), or no lookahead."
+            )
 
     def transformed(self, program: Program) -> Program:
         """The program that is filtered: the same measure, drawn from the proposal and looking ahead."""
@@ -155,7 +169,7 @@ class ParticleFilter:
     def run(self, program: Program, key: PRNGKey, settings: Settings) -> Posterior:
         """Filter once."""
         filtered = self.transformed(program)
-        method = SMC(self.particles, self.resampling, self.threshold, self.store, name=self.name)
+        method = SMC(self.particles, self.resampling, self.threshold, self.store, self.lag, name=self.name)
         found = method.run(filtered, key, settings)
         mine = {address: x for address, x in found.deterministic.items() if address != POTENTIAL}
         past = filter_history(filtered, found.history)
@@ -176,8 +190,18 @@ def filter_history(program: Program, past: History) -> FilterHistory:
         log_evidence[rows] = np.logaddexp.reduce(log_weights[rows], axis=1)
     kept = {address: x for address, x in past.filtered.items() if address != POTENTIAL}
     places = {address: place for address, place in places.items() if address != POTENTIAL}
-    ess, resampled = np.asarray(past.ess), np.asarray(past.resampled)
-    return FilterHistory(log_evidence, ess, resampled, past.nan_weights, log_weights, kept, places)
+    return FilterHistory(
+        log_evidence=log_evidence,
+        ess=np.asarray(past.ess),
+        resampled=np.asarray(past.resampled),
+        nan_weights=past.nan_weights,
+        log_weights=log_weights,
+        filtered=kept,
+        first=past.first,
+        smoothed=past.smoothed,
+        trees=past.trees,
+        stretches=places,
+    )
 
 
 def stretches(program: Program, stored: dict[str, Any]) -> dict[str, Stretch]:
