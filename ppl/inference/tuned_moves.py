@@ -129,9 +129,10 @@ def _decided(old: Place, new: Place, log_acceptance: Any) -> tuple[Place, Any]:
 
 
 class Walk(NamedTuple):
-    """The covariance's Cholesky factor, and the log of the scale beyond 2.38 / sqrt(d)."""
+    """The covariance's Cholesky factor, its inverse, and the log of the scale beyond 2.38 / sqrt(d)."""
 
     factor: Float[Array, "dim dim"]
+    whitening: Float[Array, "dim dim"]
     log_scale: Float[Array, ""]
 
 
@@ -141,7 +142,8 @@ class RandomWalkMoves(_VectorMoves):
 
     def untuned(self, path: TemperingPath) -> Walk:
         """Ones."""
-        return Walk(jnp.eye(vector_target(path).dim), jnp.zeros(()))
+        ones = jnp.eye(vector_target(path).dim)
+        return Walk(ones, ones, jnp.zeros(()))
 
     def tuned(self, places: Place, weights: Float[Array, "particles"], tuning: Walk) -> Walk:
         """The weighted covariance; the factor before it, where it is singular."""
@@ -150,7 +152,9 @@ class RandomWalkMoves(_VectorMoves):
         variances = jnp.diagonal(covariance)
         factor = jnp.linalg.cholesky(covariance + jnp.diag(RIDGE * variances))
         good = jnp.all(jnp.isfinite(factor)) & jnp.all(variances > 0)
-        return tuning._replace(factor=jnp.where(good, factor, tuning.factor))
+        factor = jnp.where(good, factor, tuning.factor)
+        whitening = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(factor)), lower=True)
+        return tuning._replace(factor=factor, whitening=whitening)
 
     def arrive(self, path: TemperingPath, places: Place, beta: Any) -> Place:
         """The densities hold for every beta."""
@@ -175,7 +179,7 @@ class RandomWalkMoves(_VectorMoves):
 
     def coordinates(self, places: Place, tuning: Walk) -> Float[Array, "particles dim"]:
         """Whitened positions: a direction along which modes lie apart does not hide the others."""
-        return jax.scipy.linalg.solve_triangular(tuning.factor, places.position.T, lower=True).T
+        return places.position @ tuning.whitening.T
 
     def size(self, tuning: Walk) -> tuple[Any, Any]:
         """The scale in units of the optimal one for Normal targets; one step."""
@@ -197,6 +201,11 @@ class Trajectories(NamedTuple):
 @dataclass(frozen=True)
 class HamiltonianMoves(_VectorMoves):
     """Hamiltonian Monte Carlo with the particles' variances as inverse mass."""
+
+    def enter(self, path: TemperingPath, state: State) -> Place:
+        """Choices as a vector, with its densities; the gradient comes with the first stage."""
+        place = super().enter(path, state)
+        return place._replace(gradient=jnp.zeros_like(place.position))
 
     def untuned(self, path: TemperingPath) -> Trajectories:
         """Steps of d^(-1/4), a quarter of a period long."""
