@@ -33,3 +33,11 @@ def entered(scope: Scope) -> Iterator[Scope]:
     """Run a block under another scope."""
     with _scope(scope):
         yield scope
+
+
+@contextmanager
+def under(name: str) -> Iterator[Scope]:
+    """Run a block in which addresses are under `name/`."""
+    here = current()
+    with entered(here._replace(prefix="/".join(part for part in (here.prefix, name) if part))) as inside:
+        yield inside
