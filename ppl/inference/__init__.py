@@ -29,6 +29,7 @@ from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.slice_sampling import slice_sampling
 from ppl.inference.smc import SMC
+from ppl.inference.smc2 import SMC2
 from ppl.inference.smcp3 import SMCP3
 from ppl.inference.tempering import replicated, tempered
 from ppl.inference.trace_mh import MH, trace_mh_kernel
@@ -51,6 +52,7 @@ __all__ = [
     "Posterior",
     "Reachability",
     "SMC",
+    "SMC2",
     "SMCP3",
     "Settings",
     "State",
