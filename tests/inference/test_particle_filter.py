@@ -72,7 +72,7 @@ def filters(numbers, ys, **settings):
 def evidences(method, program, key, runs=2_000):
     """Z / exp(truth) of independent runs comes from these log evidences."""
     swept, transformer = method.transformed(program), ppl.SMC(method.particles, method.resampling, method.threshold)
-    run = lambda key: swept_run(swept, key, transformer.transformer, "paths")["log_evidence"]
+    run = lambda key: swept_run(swept, key, transformer.transformer, "none")["log_evidence"]
     return np.asarray(jax.jit(jax.vmap(run))(jax.random.split(key, runs)), np.float64)
 
 
