@@ -119,9 +119,10 @@ class ParticleGibbs:
         ...         ppl.sample("y", dist.Normal(x, 1.0), obs=y)
         ...         return x, None
         ...     return jax.lax.scan(step, jnp.float32(0.0), ys)[0]
-        >>> posterior = ppl.infer(walk(jnp.array([1.0, 2.0, 3.0])), ParticleGibbs(10), key=0, chains=2, warmup=50, draws=100)
+        >>> program = walk(jnp.array([1.0, 2.0, 3.0]))
+        >>> posterior = ppl.infer(program, ParticleGibbs(20), key=0, warmup=50, draws=200)
         >>> posterior.draws["x"].shape
-        (2, 100, 3)
+        (4, 200, 3)
     """
 
     particles: int = 100

@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from ppl.inference.kernels import Kernel, State
 from ppl.inference.mcmc import MCMC, STEPS
 from ppl.inference.method import Settings, positive
-from ppl.inference.pmmh import PMMHMove, pmmh, pmmh_step, proposed
+from ppl.inference.pmmh import Estimate, PMMHMove, pmmh, pmmh_step, proposed
 from ppl.inference.posterior import Posterior
 from ppl.inference.static_parameters import Moved, Split, across, split_of
 from ppl.semantics.language import sample
@@ -82,7 +82,7 @@ def _kernel(maker: Adaptive, program: Program, state: State) -> Program:
 def _step(program: Program, state: State, maker: Adaptive) -> State:
     learnt, names = state.extra.learnt, maker.move.parameters or ()
     move = replace(maker.move, propose=partial(_propose, learnt)) if names else maker.move
-    new = pmmh_step(program, state, move)
+    new = pmmh_step(program, state._replace(extra=Estimate(state.extra.log_evidence)), move)
     moved = jnp.any(jnp.stack([jnp.any(new.choices[a] != state.choices[a]) for a in names])) if names else jnp.bool_(0)
     later = _learn(learnt, _vector(program, new.choices, names), moved, maker.steps)
     return new._replace(extra=Carried(new.extra.log_evidence, later))
@@ -127,10 +127,10 @@ def _vector(program: Program, choices: dict[str, Any], names: tuple[str, ...]) -
 
 @dataclass(frozen=True)
 class PMMH:
-    """Particle marginal Metropolis-Hastings: exact for the parameters of a program whose states particles integrate out.
+    """Particle marginal Metropolis-Hastings: exact for the parameters of a program; particles integrate the states out.
 
     Args:
-        particles: Number of particles. Accepts hardly ever where the log evidence varies by more than 2 from run to run.
+        particles: Number of particles. Hardly any step is accepted where the log evidence varies by more than 2.
         parameters: Addresses or patterns; by default the choices outside loops that observe or weigh.
         step_size: Of the first proposals, in R^n.
         adapt: Whether the warm-up learns the proposal's covariance and scale (continuous parameters only).
@@ -150,9 +150,10 @@ class PMMH:
         ...         ppl.sample("y", dist.Normal(x, 1.0), obs=y)
         ...         return x, None
         ...     return jax.lax.scan(step, jnp.float32(0.0), ys)[0]
-        >>> posterior = ppl.infer(walk(jnp.array([1.0, 2.0, 3.0])), PMMH(20), key=0, chains=2, warmup=100, draws=200)
+        >>> program = walk(jnp.array([1.0, 2.0, 3.0]))
+        >>> posterior = ppl.infer(program, PMMH(20, thin=5), key=0, warmup=200, draws=500)
         >>> posterior.draws["s"].shape, posterior.draws["x"].shape
-        ((2, 200), (2, 200, 3))
+        ((4, 500), (4, 500, 3))
     """
 
     particles: int = 100
