@@ -21,6 +21,7 @@ from ppl.inference import (
     OnlineFilter,
     ParticleFilter,
     Posterior,
+    ResampleMove,
     infer,
     load,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "Population",
     "Posterior",
     "Program",
+    "ResampleMove",
     "SMC",
     "SMC2",
     "SMCP3",

@@ -23,10 +23,12 @@ from ppl.inference.model_criticism import loo
 from ppl.inference.nuts import HMC, NUTS
 from ppl.inference.online import OnlineFilter
 from ppl.inference.parallel_tempering import ParallelTempering
+from ppl.inference.partial import up_to
 from ppl.inference.particle_filter import ParticleFilter
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
+from ppl.inference.resample_move import ResampleMove
 from ppl.inference.slice_sampling import slice_sampling
 from ppl.inference.smc import SMC
 from ppl.inference.smc2 import SMC2
@@ -51,6 +53,7 @@ __all__ = [
     "ParticleFilter",
     "Posterior",
     "Reachability",
+    "ResampleMove",
     "SMC",
     "SMC2",
     "SMCP3",
@@ -79,4 +82,5 @@ __all__ = [
     "tempered",
     "trace_mh_kernel",
     "transitions",
+    "up_to",
 ]
