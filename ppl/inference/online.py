@@ -100,11 +100,11 @@ class OnlineFilter:
             state: What `init` or the step before returned.
             inputs: The transition's further arguments: observations, covariates; of the same shapes at every step.
         """
-        return _step(self, state, jax.tree.map(jnp.asarray, inputs))
+        return _step(self, state, _arrays(inputs))
 
     def steps(self, state: FilterState, *inputs: Any) -> FilterState:
         """Take in many steps at once: inputs with a leading axis of steps."""
-        return _steps(self, state, jax.tree.map(jnp.asarray, inputs))
+        return _steps(self, state, _arrays(inputs))
 
     def forecast(
         self, state: FilterState, steps: int, key: PRNGKey | int, *inputs: Any, draws: int | None = None
@@ -130,12 +130,12 @@ class OnlineFilter:
             raise ValueError(
                 f"The inputs of the forecast have leading axes {sorted(lengths)}.\nExpected: {steps}, one entry a step."
             )
-        inputs = jax.tree.map(jnp.asarray, inputs)
-        return _forecast(self, state, steps, as_key(key), inputs, positive("draws", draws or self.particles))
+        draws = self.particles if draws is None else positive("draws", draws)
+        return _forecast(self, state, steps, as_key(key), _arrays(inputs), draws)
 
     def program(self, *inputs: Any) -> Program:
         """The batch program over inputs with a leading axis of steps; its choices are `initial/...` and `step/...`."""
-        return Program.of(batch, (self.initial, jax.tree.map(jnp.asarray, inputs)), {"move": self.move})
+        return Program.of(batch, (self.initial, _arrays(inputs)), {"move": self.move})
 
     @property
     def move(self) -> Transition:
@@ -166,6 +166,11 @@ class OnlineFilter:
                 f"Expected: {_shapes(leaves)}, those of this filter.\nFix: load it with the filter that saved it."
             )
         return jax.tree.unflatten(tree, [arrays[f"{i}"] for i in range(len(leaves))])
+
+
+def _arrays(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs as arrays, Python numbers too; what is one already costs nothing."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), inputs)
 
 
 def _shapes(leaves: list[Any]) -> list[str]:
