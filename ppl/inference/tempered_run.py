@@ -168,7 +168,7 @@ def _going_on(how: How, carry: _Carry) -> Any:
 def _evidence(how: How, end: _Carry) -> tuple[Any, Any]:
     log_weights, eve = end.last
     resampled = jnp.arange(how.max_stages) < end.count - 1
-    log_evidence, error = log_evidence_error(log_weights, eve, resampled)
+    log_evidence, error = log_evidence_error(log_weights, eve, resampled, how.scheme)
     return log_evidence, error if how.keep == 1 else jnp.sqrt(end.variance)
 
 
