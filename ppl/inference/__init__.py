@@ -1,5 +1,6 @@
 """Inference: one door for most users, and the kernels and populations that its methods are made of."""
 
+from ppl.inference.backward_simulation import backward_simulation
 from ppl.inference.combinators import cycle, mixture, on, repeat
 from ppl.inference.conjugate import conjugate
 from ppl.inference.door import infer
@@ -33,6 +34,8 @@ from ppl.inference.slice_sampling import slice_sampling
 from ppl.inference.smc import SMC
 from ppl.inference.smc2 import SMC2
 from ppl.inference.smcp3 import SMCP3
+from ppl.inference.tempered_smc import TemperedSMC
+from ppl.inference.tempered_stage import tempered_population
 from ppl.inference.tempering import replicated, tempered
 from ppl.inference.trace_mh import MH, trace_mh_kernel
 
@@ -59,6 +62,8 @@ __all__ = [
     "SMCP3",
     "Settings",
     "State",
+    "TemperedSMC",
+    "backward_simulation",
     "check_involution",
     "conjugate",
     "cycle",
@@ -80,6 +85,7 @@ __all__ = [
     "replicated",
     "slice_sampling",
     "tempered",
+    "tempered_population",
     "trace_mh_kernel",
     "transitions",
     "up_to",

@@ -106,7 +106,7 @@ class SMC:
         keys = jax.random.split(key, self.replicates) if self.replicates > 1 else key[None]
         factor, overflow = 3.0, True
         while overflow:
-            found = replicated(program, keys, self.algorithm(factor), self.store, self.resampling)
+            found = swept_runs(program, keys, self.algorithm(factor), self.store, self.resampling)
             overflow = self.store == "tree" and any(bool(jnp.any(t.overflow)) for t in found["kept"].values())
             factor *= 2
         kept = found.pop("kept")
@@ -117,7 +117,7 @@ class SMC:
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def replicated(
+def swept_runs(
     program: Program, keys: Key[Array, "replicates"], transformer: Transformer, store: Storage, scheme: str
 ) -> dict[str, Any]:
     """`swept_run` for each key in turn."""
