@@ -22,6 +22,7 @@ from ppl.inference import (
     ParticleFilter,
     Posterior,
     ResampleMove,
+    TemperedSMC,
     infer,
     load,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "SMCP3",
     "SiteInfo",
     "Suspended",
+    "TemperedSMC",
     "Trace",
     "Traced",
     "Unconstrained",
