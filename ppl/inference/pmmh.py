@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from ppl.errors import MeasureError
-from ppl.inference.conditional_smc import ConditionalSMC
 from ppl.inference.drawing import Drawn
 from ppl.inference.involution_runs import drawn as drawn_choices
 from ppl.inference.involution_runs import replayed
@@ -168,19 +167,23 @@ def estimated(program: Program, state: State, move: PMMHMove, split: Split) -> P
         return Point(state, _prior(program, state.choices, split) + state.extra.log_evidence)
     if move.threshold is not None:
         raise _adaptive(move.threshold)
-    part = _part(program, state, split)
-    path = ch.nest({a: state.choices[a] for a in split.states}, part.staged)
-    again = ConditionalSMC(move.particles, conditional_resample(move.scheme), ancestor_sampling=False)
-    ends = conditional_sweep(part, path, again.particles, again.resampling)
-    point = _point(program, part, with_path(part, run_of(ends, "known"), path), state, split, "known/path")
+    point = refreshed(program, state, move, split)
     return point._replace(state=point.state._replace(extra=()))
 
 
-def proposed(program: Program, state: State, move: PMMHMove, split: Split) -> Point:
-    """A run with the parameters of a state: a path of it, and its estimate."""
+def refreshed(program: Program, state: State, move: PMMHMove, split: Split) -> Point:
+    """The state with another path and another estimate, both by a conditional run that knows its path."""
+    part = _part(program, state, split)
+    path = ch.nest({a: state.choices[a] for a in split.states}, part.staged)
+    ends = conditional_sweep(part, path, move.particles, conditional_resample(move.scheme))
+    return _point(program, part, with_path(part, run_of(ends, "known"), path), state, split, "known/path")
+
+
+def proposed(program: Program, state: State, move: PMMHMove, split: Split, name: str = "particles") -> Point:
+    """A run with the parameters of a state: a path of it, and its estimate. Its draws are at `name/...`."""
     part = _part(program, state, split)
     layer = move.transformer(suspend(part)).layer
-    return _point(program, part, run_of(layer, "particles"), state, split, "path")
+    return _point(program, part, run_of(layer, name), state, split, f"{name}/path")
 
 
 def _point(program: Program, part: Program, run: Drawn, state: State, split: Split, address: str) -> Point:

@@ -1,8 +1,9 @@
 r"""`ppl.PMMH`: chains of PMMH whose states carry their estimate, with a proposal that is learnt in the warm-up.
 
 The proposal is Normal in R^n with covariance $e^{2\ell} C$: C follows the covariance of the chain's parameters, and
-$\ell$ the share of accepted steps, towards 0.234. After the warm-up both stay as they are, so that the draws are exact
-in the limit of long chains.
+$\ell$ the share of accepted steps, towards 0.234. While it is learnt, a new run renews the estimate before each step,
+so that no chain is stuck at one that is too high by luck; that is another, biased kernel. After the warm-up the
+proposal stays as it is and estimates are kept, so that the draws are exact in the limit of long chains.
 
 Reference: Andrieu, Thoms, "A tutorial on adaptive MCMC", Statistics and Computing 18 (2008), algorithm 4.
 """
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax import lax
 
 from ppl.inference.kernels import Kernel, State
 from ppl.inference.mcmc import MCMC, STEPS
@@ -28,6 +30,8 @@ from ppl.typing import PRNGKey
 
 TARGET = 0.234
 """The share of steps to accept."""
+PRIOR = 20.0
+"""About how many steps the covariance at the start, the identity, counts for."""
 LEAST = 1e-6
 """What is added to the variances, so that a chain that has not moved yet can."""
 
@@ -82,10 +86,19 @@ def _kernel(maker: Adaptive, program: Program, state: State) -> Program:
 def _step(program: Program, state: State, maker: Adaptive) -> State:
     learnt, names = state.extra.learnt, maker.move.parameters or ()
     move = replace(maker.move, propose=partial(_propose, learnt)) if names else maker.move
-    new = pmmh_step(program, state._replace(extra=Estimate(state.extra.log_evidence)), move)
+    here = state._replace(extra=Estimate(state.extra.log_evidence))
+    if maker.steps > 0:
+        here = lax.cond(learnt.steps < maker.steps, partial(_renewed, program, maker.move), lambda s: s, here)
+    new = pmmh_step(program, here, move)
     moved = jnp.any(jnp.stack([jnp.any(new.choices[a] != state.choices[a]) for a in names])) if names else jnp.bool_(0)
     later = _learn(learnt, _vector(program, new.choices, names), moved, maker.steps)
     return new._replace(extra=Carried(new.extra.log_evidence, later))
+
+
+def _renewed(program: Program, move: PMMHMove, state: State) -> State:
+    """The state with an estimate and a path of a new run at its parameters."""
+    split = Split(move.parameters or (), move.states or ())
+    return proposed(program, state, move, split, "renewed").state
 
 
 def _propose(learnt: Learnt, program: Program, choices: dict[str, Any], names: tuple[str, ...]) -> Moved:
@@ -105,14 +118,20 @@ def _propose(learnt: Learnt, program: Program, choices: dict[str, Any], names: t
 
 
 def _learn(learnt: Learnt, position: Any, moved: Any, steps: int) -> Learnt:
-    """One step of stochastic approximation, of falling size; none after the warm-up."""
-    rate = jnp.where(learnt.steps < steps, (learnt.steps + 1.0) ** -0.6, 0.0).astype(position.dtype)
+    """One step of stochastic approximation, of falling size; none after the warm-up.
+
+    The covariance is learnt after a quarter of the warm-up only: before, the chain is on its way to where it belongs.
+    """
+    dtype, known = position.dtype, learnt.steps - steps // 4
+    learning = learnt.steps < steps
+    scale_rate = jnp.where(learning, (learnt.steps + 1.0) ** -0.6, 0.0).astype(dtype)
+    rate = jnp.where(learning & (known >= 0), (jnp.maximum(known, 0) + PRIOR) ** -0.8, 0.0).astype(dtype)
     off = position - learnt.mean
     return Learnt(
         learnt.steps + 1,
-        learnt.mean + rate * off,
+        jnp.where(known < 0, position, learnt.mean + rate * off),
         learnt.covariance + rate * (off[:, None] * off[None, :] - learnt.covariance),
-        learnt.log_scale + rate * (moved - TARGET).astype(position.dtype),
+        learnt.log_scale + scale_rate * (moved - TARGET).astype(dtype),
     )
 
 
