@@ -12,7 +12,7 @@ from the particles and the jump for its cost, after Fearnhead and Taylor (2013).
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ class Moved(NamedTuple):
     tuning: Any
 
 
+@runtime_checkable
 class Moves(Protocol):
     """How a population moves. Implementations are frozen dataclasses, part of the compiled code's identity."""
 
