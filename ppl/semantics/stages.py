@@ -114,7 +114,7 @@ class Loop(NamedTuple):
         """What one advance runs."""
         return LoopStep(self, index)
 
-    def time(self, index: int) -> int:
+    def time(self, index: Any) -> Any:
         """The place in the inputs of the step that runs as number `index`."""
         return self.length - 1 - index if self.loop.reverse else index
 
