@@ -72,10 +72,14 @@ class Starts:
                 return found
         raise self._none(self._uniform(chain, 0, TRIES[0][1]), what, chain)
 
+    @cached_property
+    def _seed(self) -> list[int]:
+        """The key's numbers, fetched once."""
+        return np.asarray(jax.random.key_data(self.key)).reshape(-1).tolist()
+
     def _uniform(self, chain: int, attempt: int, width: float) -> np.ndarray:
-        seed = [*np.asarray(jax.random.key_data(self.key)).reshape(-1).tolist(), chain, attempt]
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
-        return np.random.default_rng(seed).uniform(-width, width, self.target.dim).astype(dtype)
+        return np.random.default_rng([*self._seed, chain, attempt]).uniform(-width, width, self.target.dim).astype(dtype)
 
     def _prior(self, chain: int, attempt: int) -> np.ndarray:
         key = jax.random.fold_in(jax.random.fold_in(self.key, chain), attempt)
