@@ -16,13 +16,27 @@ import jax.numpy as jnp
 
 import ppl
 import ppl.distributions as dist
-from ppl.inference import conjugate, cycle, gibbs, mh, mixture, on, repeat, trace_mh_kernel
+from ppl.inference import (
+    conditional_smc,
+    conjugate,
+    cycle,
+    gibbs,
+    mh,
+    mixture,
+    on,
+    particle_gibbs,
+    pimh,
+    pmmh,
+    repeat,
+    trace_mh_kernel,
+)
 from ppl.inference import trace_mh as trace
 from ppl.inference.kernels import KernelMaker
 from tests import continuous_moves
 from tests import gibbs_moves as gm
 from tests import involutive_moves as moves
 from tests import metropolis_moves as mhm
+from tests import particle_moves as pm
 
 
 class KernelEntry(NamedTuple):
@@ -225,6 +239,46 @@ KERNELS: dict[str, KernelEntry] = {
         mutant=lambda: gm.Narrow(),
         data=("a", "b", "c"),
         steps=2,
+    ),
+    "conditional_smc": KernelEntry(
+        lambda: conditional_smc(2, "multinomial", "ancestor"),
+        pm.chain_target,
+        reversible=False,
+        mutant=lambda: pm.without_retained(2),
+    ),
+    "particle_gibbs": KernelEntry(
+        lambda: particle_gibbs(2, scheme="multinomial"),
+        pm.switching_target,
+        reversible=False,
+        mutant=lambda: pm.gibbs_without_retained(2),
+    ),
+    "pimh": KernelEntry(
+        lambda: pimh(2, "multinomial"),
+        pm.short_chain_target,
+        reversible=False,
+        mutant=lambda: pm.Wrong(pm.dropping_evidence, pimh(2, "multinomial")),
+    ),
+    "pmmh": KernelEntry(
+        lambda: pm.PMMH,
+        pm.switching_target,
+        reversible=False,
+        mutant=lambda: pm.Wrong(pm.estimated_anew, pm.PMMH),
+    ),
+    "particle_gibbs, continuous": KernelEntry(
+        lambda: particle_gibbs(4),
+        pm.drifting_target,
+        finite=False,
+        mutant=lambda: pm.gibbs_without_retained(4),
+        data=("y",),
+        steps=2,
+    ),
+    "pmmh, continuous": KernelEntry(
+        lambda: pmmh(4, proposal=0.7),
+        pm.drifting_target,
+        finite=False,
+        mutant=lambda: pm.Wrong(pm.dropping_evidence, pmmh(4, proposal=0.7)),
+        data=("y",),
+        steps=3,
     ),
 }
 """Every kernel."""

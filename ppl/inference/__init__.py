@@ -2,6 +2,7 @@
 
 from ppl.inference.backward_simulation import backward_simulation
 from ppl.inference.combinators import cycle, mixture, on, repeat
+from ppl.inference.conditional_smc import conditional_smc
 from ppl.inference.conjugate import conjugate
 from ppl.inference.door import infer
 from ppl.inference.elliptical import elliptical_slice
@@ -26,6 +27,10 @@ from ppl.inference.online import OnlineFilter
 from ppl.inference.parallel_tempering import ParallelTempering
 from ppl.inference.partial import up_to
 from ppl.inference.particle_filter import ParticleFilter
+from ppl.inference.particle_gibbs import ParticleGibbs, particle_gibbs
+from ppl.inference.pimh import pimh
+from ppl.inference.pmmh import pmmh
+from ppl.inference.pmmh_method import PMMH
 from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
@@ -54,6 +59,8 @@ __all__ = [
     "OnlineFilter",
     "ParallelTempering",
     "ParticleFilter",
+    "PMMH",
+    "ParticleGibbs",
     "Posterior",
     "Reachability",
     "ResampleMove",
@@ -65,6 +72,7 @@ __all__ = [
     "TemperedSMC",
     "backward_simulation",
     "check_involution",
+    "conditional_smc",
     "conjugate",
     "cycle",
     "elliptical_slice",
@@ -80,6 +88,9 @@ __all__ = [
     "mh",
     "mixture",
     "on",
+    "particle_gibbs",
+    "pimh",
+    "pmmh",
     "random_walk",
     "repeat",
     "replicated",

@@ -19,7 +19,8 @@ FINITE = [name for name, entry in KERNELS.items() if entry.finite]
 CONTINUOUS = [name for name, entry in KERNELS.items() if not entry.finite]
 REPLICATES = 2000
 SAME = ("cycle", "mixture", "repeat", "on", "random_walk", "independence", "mh", "involutive", "hmc", "mala", "gibbs")
-PUBLIC = {name: name for name in (*SAME, "conjugate", "tempered")} | {
+PARTICLES = ("conditional_smc", "particle_gibbs", "pimh", "pmmh")
+PUBLIC = {name: name for name in (*SAME, "conjugate", "tempered", *PARTICLES)} | {
     "trace_mh_kernel": "trace_mh",
     "slice_sampling": "slice",
     "elliptical_slice": "elliptical",
