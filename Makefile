@@ -9,10 +9,10 @@ DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test slow lint format types layers docs bench bench-mcmc clean
+.PHONY: help demo test slow lint format types layers docs bench bench-mcmc bench-smc clean
 
 help:
-	@echo "targets: demo test slow lint format types layers docs bench bench-mcmc clean"
+	@echo "targets: demo test slow lint format types layers docs bench bench-mcmc bench-smc clean"
 
 # The stamp is written last, so an interrupted install is taken up again. It depends on pyproject.toml alone:
 # the package is installed in editable mode, so changed sources need no new install.
@@ -68,6 +68,11 @@ POSTERIORDB ?= ../shared/posteriordb
 ROUNDS ?= 3
 bench-mcmc: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.mcmc --folder $(POSTERIORDB) --rounds $(ROUNDS) --out output/mcmc.json
+
+# The peers live in environments of their own: PARTICLES_PYTHON and CUTHBERT_PYTHON name their interpreters, and the
+# module's docstring says how to make them. Without them ours runs beside hand-written JAX alone.
+bench-smc: $(STAMP)
+	$(BIN)/python -m benchmarks.bootstrap_filter
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
