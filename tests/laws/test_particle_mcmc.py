@@ -1,8 +1,8 @@
 """Laws 31, 32 and 34: conditional SMC, particle Gibbs, PIMH and PMMH; exactly on tiny programs, and by joint tests.
 
-A kernel is enumerated at every state: particles, ancestors and accepts are its choices. The path posterior (law 31) and,
-on the extended space of PMMH, the law of parameters, path and estimate together (law 32) must stay as they were. One
-line of each kernel, mutants and the joint tests are in `tests/kernel_catalogue.py`.
+A kernel is enumerated at every state: particles, ancestors and accepts are its choices. The path posterior (law 31)
+and, on the extended space of PMMH, the law of parameters, path and estimate together (law 32) must stay as they were.
+One line of each kernel, mutants and the joint tests are in `tests/kernel_catalogue.py`.
 """
 
 import jax
