@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from ppl.inference.drawing import draw
 from ppl.inference.tempered_run import How, Run, blank, moved_until, recorded, row_of
@@ -86,7 +86,7 @@ class _Carry(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def persistent_runs(how: How, path: TemperingPath, keys: PRNGKey) -> Run:
+def persistent_runs(how: How, path: TemperingPath, keys: Key[Array, "replicates"]) -> Run:
     """Independent runs, one after the other: one for each key."""
     return lax.map(partial(persistent_run, how, path), keys)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Key
 
 from ppl.inference.decorrelation import Watch, watch, watched
 from ppl.inference.drawing import draw
@@ -126,7 +126,7 @@ def row_of(how: How, step: Step, log_weights: Any, gain: Any, moving: tuple[Move
 
 
 @partial(jax.jit, static_argnums=0)
-def adaptive_runs(how: How, path: TemperingPath, keys: PRNGKey) -> Run:
+def adaptive_runs(how: How, path: TemperingPath, keys: Key[Array, "replicates"]) -> Run:
     """Independent runs, one after the other: one for each key."""
     return lax.map(partial(adaptive_run, how, path), keys)
 
