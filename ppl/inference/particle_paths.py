@@ -51,8 +51,8 @@ def paths(
 
 
 def _loop_lines(
-    stage: Loop, ancestors: Int32[Array, "steps particles"], line: Int32[Array, "particles"]
-) -> tuple[Int32[Array, "steps particles"], Int32[Array, "particles"]]:
+    stage: Loop, ancestors: Int32[Array, "steps particles"], line: Int32[Array, "lines"]
+) -> tuple[Int32[Array, "steps lines"], Int32[Array, "lines"]]:
     """The places of the ancestors at each step of a loop, and before it."""
 
     def back(line: Any, above: Any) -> Any:
