@@ -142,7 +142,7 @@ class LoopStep(NamedTuple):
         operands = [jp.read(environment, atom) for atom in stage.equation.invars]
         consts, init = operands[: loop.num_consts], operands[loop.num_consts : loop.num_consts + loop.num_carry]
         time = stage.time(self.number)
-        xs = [x[time] for x in operands[loop.num_consts + loop.num_carry :]]
+        xs = [jnp.asarray(x)[time] for x in operands[loop.num_consts + loop.num_carry :]]
         carry, stacked = self._so_far(environment, init)
         body = dict(zip(loop.body.jaxpr.invars, (*consts, *carry, *xs), strict=True))
         body.update(zip(loop.body.jaxpr.constvars, loop.body.consts, strict=True))

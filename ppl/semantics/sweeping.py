@@ -221,7 +221,7 @@ def _written(cast: Cast, layer: Particle, how: Sweep) -> Any:
     stage = cast.stage
 
     def step(time: Any) -> Any:
-        first = {place: x[time] for place, x in cast.among(cast.shared, "xs").items()}
+        first = {place: jnp.asarray(x)[time] for place, x in cast.among(cast.shared, "xs").items()}
         values = {**cast.among(cast.shared, "consts"), **cast.among(cast.shared, "carry"), **first}
         layer_and_xs = layer, cast.among(cast.random, "xs")
         return loop_step(stage, time, values, layer_and_xs, batched=how.batched)[3]
