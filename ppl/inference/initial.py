@@ -79,8 +79,8 @@ class Starts:
         return np.asarray(jax.random.key_data(self.key)).reshape(-1).tolist()
 
     def _uniform(self, chain: int, attempt: int, width: float) -> np.ndarray:
-        dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
-        return np.random.default_rng([*self._seed, chain, attempt]).uniform(-width, width, self.target.dim).astype(dtype)
+        vector = np.random.default_rng([*self._seed, chain, attempt]).uniform(-width, width, self.target.dim)
+        return vector.astype(jax.dtypes.canonicalize_dtype(float))
 
     def _prior(self, chain: int, attempt: int) -> np.ndarray:
         key = jax.random.fold_in(jax.random.fold_in(self.key, chain), attempt)
