@@ -73,7 +73,7 @@ def spread_of(program: Program, values: Choices, weights: Any) -> Any:
     dim = vectors.shape[1]
     if not dim:
         return jnp.zeros((0, 0))
-    centred = vectors - weights @ vectors
+    centred = vectors - (weights @ vectors)[None]
     covariance = (weights[:, None] * centred).T @ centred
     ridge = 1e-6 * jnp.diag(jnp.diag(covariance)) + 1e-12 * jnp.eye(dim)
     return 2.38 / jnp.sqrt(float(dim)) * jnp.linalg.cholesky(covariance + ridge)

@@ -5,8 +5,10 @@ r"""`ppl.ResampleMove`: particles that carry their choices, and are moved by any
 Before advance t a particle is a run of which t advances count; the kernel moves its choices and leaves the partial
 posterior `up_to(program, t)` invariant, so that copies part again. For static parameters and a series of data this is
 IBIS: Chopin, *A sequential particle filter method for static models* (Biometrika 2002); Gilks and Berzuini, *Following
-a moving target* (JRSS B 2001). Law: E[Z] and E[sum of w f] are exact for every number of particles. A move and an
-advance both cost a whole run of the program, so that k observations in a loop cost O(k^2).
+a moving target* (JRSS B 2001). Law: E[Z] and E[sum of w f] are exact for every number of particles where particles are
+moved every time. Moved only when weights are poor, they are biased by O(1/n): a kernel leaves the partial posterior
+invariant, but not the part of it where weights happen to be poor. A move and an advance both cost a whole run of the
+program, so that k observations in a loop cost O(k^2).
 """
 
 from collections.abc import Callable
@@ -232,7 +234,7 @@ class ResampleMove:
         kernel: Makes a kernel of a program, such as `ppl.inference.random_walk(0.3, "theta")`; hashable.
         moves: How often each particle is moved.
         threshold: Resample and move where the effective sample size is below this fraction of the particles; None:
-            before every observation.
+            before every observation, which alone is unbiased.
         resampling: The scheme: see `ppl.resample`.
 
     `posterior.history` has evidence, effective sample size and acceptance by observation.

@@ -2,8 +2,9 @@ r"""`ppl.SMC2`: sequential posteriors of parameters and evidence of state-space 
 
 The steps are programs (`ppl.inference.smc2_steps`). Here they are compiled once each and run over time from the host:
 advance; where the effective sample size of the parameters falls, resample and move. The proposal is a random walk in
-R^n with the covariance of the weighted parameters: it is adapted to them, so that E[Z] is exact only as their number
-grows. A PMMH move at time t costs t steps of a filter, so that a run costs O(particles inner T^2 / log T) at most.
+R^n with the covariance of the weighted parameters; it, and when to move, are adapted to them, so that E[Z] is biased by
+O(1/particles) (the steps by themselves are exact). A PMMH move at time t costs t steps of a filter; rejuvenations grow
+rarer with t, as the posterior settles.
 """
 
 from dataclasses import dataclass, replace
