@@ -240,7 +240,7 @@ def _ahead_in_loop(cast: Cast, shared: dict[int, Any], time: Any, layer: Any, ho
         passing = {v: _taken(x, origin, how) for v, x in before.items() if v in stage.outputs}
 
         def operands(index: Any) -> list[Any]:
-            fixed = {place: x[index] for place, x in cast.among(cast.shared, "xs").items()}
+            fixed = {place: jnp.asarray(x)[index] for place, x in cast.among(cast.shared, "xs").items()}
             own = {place: x[origin, index] for place, x in cast.among(cast.random, "xs").items()}
             known = {**shared, **values, **fixed, **own}
             return [known[place] for place in range(len(stage.moving))]
