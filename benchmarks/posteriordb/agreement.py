@@ -4,9 +4,13 @@ Every comparison is a z-score: the difference over its standard error, which com
 both sides. With both sides right, a z-score above 4 has probability 6e-5.
 
     mean        (mean - mean') / sd'                     variance 1 / ess + 1 / ess'
-    spread      log(sd / sd')                            variance (mcse / sd)^2 + (mcse' / sd')^2
+    spread      log(sd / sd')                            variance e^2 + e'^2, e^2 = var((x - m)^2) / (4 sd^4 ess_2)
     quantile p  share of draws below the reference's     variance p (1 - p) (1 / ess_p + 1 / ess'_p)
                 p-quantile, minus p
+
+`ess_2` is that of the squared deviations (x - m)^2 from the mean. It may be far below that of the draws themselves:
+where a chain swings from side to side, as NUTS may, its mean is better known than from independent draws, its spread
+less well. (ArviZ's `mcse` of a standard deviation takes the first for both, and so is too small there.)
 """
 
 from collections.abc import Mapping
@@ -61,8 +65,7 @@ def _z_scores(draws: Draws, reference: Draws) -> Float[np.ndarray, "5"]:
     spread = reference.std()
     shift = (draws.mean() - reference.mean()) / spread
     mean = shift / np.sqrt(1.0 / _ess(draws, "mean") + 1.0 / _ess(reference, "mean"))
-    relative = [_error_of_sd(x) / x.std() for x in (draws, reference)]
-    scale = np.log(draws.std() / spread) / np.hypot(*relative)
+    scale = np.log(draws.std() / spread) / np.hypot(_error_of_log_sd(draws), _error_of_log_sd(reference))
     return np.array([mean, scale, *(_quantile_z(draws, reference, p) for p in QUANTILES)])
 
 
@@ -77,5 +80,7 @@ def _ess(draws: Draws, method: str) -> float:
     return float(array_stats.ess(np.asarray(draws, float), chain_axis=0, draw_axis=1, method=method))
 
 
-def _error_of_sd(draws: Draws) -> float:
-    return float(array_stats.mcse(draws, chain_axis=0, draw_axis=1, method="sd"))
+def _error_of_log_sd(draws: Draws) -> float:
+    """Delta method: log sd is half the log of the mean of squared deviations."""
+    squares = (draws - draws.mean()) ** 2
+    return float(0.5 * squares.std() / squares.mean() / np.sqrt(_ess(draws, "sd")))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arviz_stats.base.array import array_stats
 
 import ppl
 from benchmarks.posteriordb import POSTERIORS, agreement, flatten
@@ -134,6 +135,35 @@ def test_a_wrong_tail_alone_is_found(rng):
     normal = {"mu": rng.normal(4.0, 2.0, (4, 1000))}
     found = agreement(normal, skewed(rng, 10))
     assert np.abs(found.z["mu"][2:]).max() > 6
+
+
+def swinging(rng, chains):
+    """AR(1) chains with coefficient -0.8 and variance 1: means have 9 times as many effective draws, squares 0.22."""
+    noise = rng.normal(size=(1000, chains))
+    x = np.empty_like(noise)
+    x[0] = noise[0]
+    for t in range(1, len(x)):
+        x[t] = -0.8 * x[t - 1] + 0.6 * noise[t]
+    return {"mu": x.T}
+
+
+def test_the_spread_of_chains_that_swing_is_judged_by_their_squares(rng):
+    """The squares of such a chain are an AR(1) chain with coefficient 0.64: variance of log sd (1 + 0.64) / 0.36 / 2n.
+
+    Over 100 comparisons the mean of z^2 is in (0.45, 1.86) up to probability 1e-6 (chi-square law). The mutant is
+    ArviZ's error of a standard deviation, from the effective sample size of the draws themselves.
+    """
+    pairs = [(swinging(rng, 4), {"mu": rng.normal(size=(10, 1000))}) for _ in range(100)]
+    z = np.array([agreement(*pair).z["mu"][1] for pair in pairs])
+    assert 0.45 < (z**2).mean() < 1.86
+    assert max(agreement(*pair).worst[1] for pair in pairs[:3]) < 5.2
+
+    def mutant(draws):
+        return array_stats.mcse(draws, chain_axis=0, draw_axis=1, method="sd") / draws.std()
+
+    errors = [np.hypot(mutant(a["mu"]), mutant(b["mu"])) for a, b in pairs]
+    log_ratios = [np.log(a["mu"].std() / b["mu"].std()) for a, b in pairs]
+    assert (np.divide(log_ratios, errors) ** 2).mean() > 1.86
 
 
 def test_a_chain_that_never_moves_is_a_failure(rng):
