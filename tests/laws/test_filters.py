@@ -13,6 +13,8 @@ import pytest
 import ppl
 import ppl.distributions as dist
 from ppl.distributions.proposed import Proposed
+from ppl.inference.conditional_smc import conditional_smc
+from ppl.inference.reachability import transitions
 from tests.guided_models import (
     PAIRS,
     auxiliary_proposal,
@@ -170,3 +172,41 @@ def test_the_filter_on_both_is_the_program():
     program, proposal = bound(loop, t), bound(loop_proposal, t)
     filtered = ppl.ParticleFilter(2, proposal=proposal, lookahead=potential).transformed(program)
     same(ppl.smc(2, scheme="multinomial")(ppl.suspend(filtered)), program)
+
+
+# --- other algorithms on transformed programs -------------------------------------------------------------------------
+
+
+def short(t):
+    def step(x, y):
+        x = ppl.sample("x", dist.Bernoulli(jnp.where(x == 1, t[1], t[2])))
+        ppl.sample("y", dist.Bernoulli(jnp.where(x == 1, t[3], t[4])), obs=y)
+        return x, None
+
+    return jax.lax.scan(step, jnp.zeros((), int), jnp.array([0, 1]))[0]
+
+
+def short_proposal(t):
+    """It depends on the state before: ancestor sampling must not take its density for the program's."""
+
+    def step(x, y):
+        return ppl.sample("x", dist.Bernoulli(jnp.where(x == y, t[6], t[7]))), None
+
+    jax.lax.scan(step, jnp.zeros((), int), jnp.array([0, 1]))
+
+
+@pytest.mark.parametrize("ancestors", [None, "ancestor"])
+@pytest.mark.parametrize("ahead", [False, True], ids=["guided", "guided and looking ahead"])
+def test_conditional_smc_takes_proposals(ancestors, ahead):
+    """Law 31 on the transformed program: the path posterior of the program is invariant."""
+    t = tables(2)
+    program = ppl.guided(bound(short, t), bound(short_proposal, t))
+    if ahead:
+        program = ppl.lookahead(program, potential)
+    moves = transitions(program, conditional_smc(2, "multinomial", ancestors))
+    plain = bound(short, t).enumerate()
+    masses = {tuple(x): float(w) for x, w in zip(plain.choices["x"].tolist(), jnp.exp(plain.log_weights), strict=True)}
+    pi = jnp.array([masses[tuple(x)] for x in moves.states.choices["x"].tolist()])
+    pi = pi / pi.sum()
+    assert jnp.abs(jnp.asarray(moves.matrix).sum(axis=1) - 1.0).max() < ATOL
+    assert jnp.abs(pi @ jnp.asarray(moves.matrix) - pi).max() < ATOL
