@@ -30,7 +30,12 @@ def gap(maker, program):
 
 # --- 31: conditional SMC ----------------------------------------------------------------------------------------------
 
-SCHEMES = [(2, "multinomial"), (2, "killing"), (3, "systematic")]
+LONG = [pytest.mark.slow]
+SCHEMES = [
+    (2, "multinomial"),
+    pytest.param(2, "killing", marks=LONG),
+    pytest.param(3, "systematic", marks=LONG),
+]
 
 
 @pytest.mark.parametrize("backward", [None, "ancestor"])
@@ -39,7 +44,7 @@ def test_31_conditional_smc_leaves_the_path_posterior(particles, scheme, backwar
     assert gap(conditional_smc(particles, scheme, backward), moves.chain_target()) < ATOL
 
 
-@pytest.mark.parametrize("backward", [None, "ancestor"])
+@pytest.mark.parametrize("backward", [pytest.param(None, marks=LONG), "ancestor"])
 @pytest.mark.parametrize("name", ["counting", "straight"])
 def test_31_whatever_the_form_of_the_program(name, backward):
     """A loop whose state is a count, with a value that passes it; branches: a future fits some pasts only."""
@@ -52,7 +57,7 @@ def test_31_backwards_in_time():
     assert gap(conditional_smc(2, "multinomial", "ancestor"), program) < ATOL
 
 
-@pytest.mark.parametrize("parameters", [None, trace_mh_kernel])
+@pytest.mark.parametrize("parameters", [None, pytest.param(trace_mh_kernel, marks=LONG)])
 def test_31_particle_gibbs(parameters):
     kernel = particle_gibbs(2, parameters, scheme="multinomial")
     assert gap(kernel, moves.switching_target()) < ATOL
@@ -85,12 +90,11 @@ def extended(program, move):
     """States with their estimates, and their masses: in proportion to p(theta) Z(run) P(run | theta)."""
     split = split_of(program, move.parameters, move.states)
     masses = {}
-    for parameters, like in starts(program, split):
+    for like in starts(program, split):
         found = ppl.Program.of(_proposed, (program, like, move, split)).enumerate()
         weights = np.exp(np.asarray(found.log_weights + found.values.log_density, np.float64))
         for key, mass in zip(keys(found.values.state), weights, strict=True):
             masses[key] = masses.get(key, 0.0) + mass
-        del parameters
     total = sum(masses.values())
     return {key: mass / total for key, mass in masses.items() if mass > 1e-30}
 
@@ -106,18 +110,18 @@ def starts(program, split):
     for i in range(len(points.log_weights)):
         choices = {a: x[i] for a, x in points.choices.items()}
         found.setdefault(tuple(int(choices[a]) for a in split.parameters), State(choices, {}))
-    return found.items()
+    return list(found.values())
 
 
 def keys(states):
     """A hashable key a state: choices and estimate, rounded."""
     leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(states)]
-    return [tuple(row) for row in np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1).round(6) + 0.0]
+    return [tuple(row) for row in np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1).round(9) + 0.0]
 
 
 def extended_gap(program, move, body=pmmh_step):
     """The largest change of mass by one step from the extended law; and that of its marginal from the posterior."""
-    law, like = extended(program, move), next(iter(starts(program, split_of(program, move.parameters, move.states))))[1]
+    law, like = extended(program, move), starts(program, split_of(program, move.parameters, move.states))[0]
     template = jax.eval_shape(lambda: _proposed(program, like, move, split_of(program, move.parameters, move.states)))
     states = unkeyed(list(law), template.state)
     split = split_of(program, move.parameters, move.states)
@@ -176,11 +180,9 @@ def test_32_the_extended_law_of_pimh_is_stationary(threshold):
 
 
 def test_32_plain_states_keep_the_posterior_itself():
-    """The estimate is made by conditional SMC; estimated anew without the path, it is another kernel."""
+    """The estimate is made by conditional SMC; made anew without the path it is the catalogue's mutant."""
     program = moves.switching_target()
-    assert gap(moves.PMMH, program) < ATOL
     assert gap(pmmh(2, "s", moves.by_coin, scheme="multinomial"), program) < ATOL
-    assert gap(moves.Wrong(moves.estimated_anew, moves.PMMH), program) > DEAD
 
 
 def test_32_adaptive_resampling_needs_an_estimate_that_is_carried():
