@@ -60,7 +60,7 @@ def mean_correlation(start: Float[Array, "particles k"], now: Float[Array, "part
         >>> float(mean_correlation(x, x))
         1.0
     """
-    a, b = start - jnp.mean(start, axis=0), now - jnp.mean(now, axis=0)
+    a, b = _centred(start), _centred(now)
     found = jnp.maximum(_correlations(a, b), _correlations(a**2, b**2))
     varies = ~jnp.isnan(found)
     total = jnp.sum(jnp.where(varies, jnp.maximum(found, 0.0), 0.0))
@@ -69,6 +69,10 @@ def mean_correlation(start: Float[Array, "particles k"], now: Float[Array, "part
 
 def _correlations(a: Any, b: Any) -> Any:
     """By column; NaN where one of the two does not vary."""
-    a, b = a - jnp.mean(a, axis=0), b - jnp.mean(b, axis=0)
+    a, b = _centred(a), _centred(b)
     scale = jnp.sqrt(jnp.sum(a**2, axis=0) * jnp.sum(b**2, axis=0))
     return jnp.where(scale > 0, jnp.sum(a * b, axis=0) / jnp.where(scale > 0, scale, 1.0), jnp.nan)
+
+
+def _centred(x: Any) -> Any:
+    return x - jnp.mean(x, axis=0, keepdims=True)
