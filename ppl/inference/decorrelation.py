@@ -2,10 +2,10 @@ r"""How many moves are enough: when the particles no longer know where they star
 
 For each coordinate, the correlation over particles between start and present place, and that of the squares about the
 mean (an antithetic jump leaves these correlated); the larger one counts, and the mean over coordinates decides. Stop
-when it is at most a tenth, or where it no longer falls: between modes far apart no local kernel moves.
+when it is at most a fifth, or where it no longer falls: between modes far apart no local kernel moves.
 
-References: Buchholz, Chopin, Jacob (2021), section 3.4: go on until the correlation with the start is small; the second rule
-is that of PyMC's SMC (`pymc.smc.kernels`, `correlation_threshold`: stop when the correlation falls no further).
+References: Buchholz, Chopin, Jacob, "Adaptive tuning of Hamiltonian Monte Carlo within sequential Monte Carlo", Bayesian
+Analysis 16 (2021): go on until the correlation with the start is small. The second rule is that of PyMC's SMC (`pymc.smc.kernels`, `correlation_threshold`: stop when the correlation falls no further).
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-ENOUGH = 0.1
+ENOUGH = 0.2
 """A mean correlation with the start that is small enough."""
 FALL = 0.02
 """It falls on where it falls by so much within `PATIENCE` moves."""

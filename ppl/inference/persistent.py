@@ -9,7 +9,7 @@ After t populations, at beta_1 = 0, ..., beta_t with evidences Z_s, a particle o
 N: the Z_s inside the mixture are estimates. The pool takes memory for `max_stages` populations; it tells no error.
 
 Reference: Karamanis and Seljak, "Persistent sampling: enhancing the efficiency of sequential Monte Carlo", Statistics
-and Computing 35 (2025), section 3 and algorithm 2.
+and Computing 35 (2025).
 """
 
 from functools import partial
@@ -128,9 +128,7 @@ def _stage(how: How, path: TemperingPath, key: PRNGKey, carry: _Carry) -> _Carry
     pool, own = carry.pool, jax.random.fold_in(key, carry.pool.size + 1)
     alive = jnp.where(pool.log_ratios.reshape(-1) > -jnp.inf, pool.log_weights(carry.beta), -jnp.inf)
     wanted = how.ess * jnp.minimum(effective_sample_size(alive), how.particles)
-    step = largest_step(
-        lambda delta: effective_sample_size(pool.log_weights(carry.beta + delta)), wanted, carry.beta
-    )
+    step = largest_step(lambda delta: effective_sample_size(pool.log_weights(carry.beta + delta)), wanted, carry.beta)
     places = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pool.places)
     heavy = Particle(places, pool.log_weights(step.beta))
     weights = jnp.exp(normalize_log_weights(heavy.log_weight).log_weights)

@@ -1,7 +1,8 @@
 """Adaptive tempered SMC as compiled code: one loop over stages of fixed shapes, made of the functions of a stage.
 
 The schedule, the tuning of the moves and their number are read off the population as it goes (`tempering_schedule`,
-`tuned_moves`, `decorrelation`). Choosing them so makes the evidence biased by O(1/N); for a given schedule it is unbiased.
+`tuned_moves`, `decorrelation`). Choosing them so makes the evidence biased by O(1/N); for a given schedule and tuning
+it is unbiased.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from jaxtyping import Array, Float, Int32, Key
 from ppl.inference.decorrelation import Watch, watch, watched
 from ppl.inference.drawing import draw
 from ppl.inference.genealogy import log_evidence_error
+from ppl.inference.kernel_moves import captured_move
 from ppl.inference.tempered_stage import born, chained, renewed, reweighed
 from ppl.inference.tempering_path import TemperingPath
 from ppl.inference.tempering_schedule import Step, next_inverse_temperature
-from ppl.inference.tuned_moves import Moved, Moves, captured_move
+from ppl.inference.tuned_moves import Moved, Moves
 from ppl.inference.waste_free import chain_variance
 from ppl.numerics.weights import effective_sample_size, has_mass, log_sum_exp, normalize_log_weights
 from ppl.semantics.program import Program

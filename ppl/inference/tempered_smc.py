@@ -1,9 +1,9 @@
-r"""`ppl.TemperedSMC`: particles go from the prior, or from any program, to the posterior by way of powers of the likelihood.
+r"""`ppl.TemperedSMC`: particles go from the prior, or from any program, to the posterior by powers of the likelihood.
 
     q = prior, beta_0 = 0:    choose beta' > beta, reweigh by (p / q)^(beta' - beta), resample, move;    until beta = 1
 
-Law: for a given schedule and tuning the evidence is unbiased (`tempered_stage`); choosing them from the population costs
-a bias of O(1/N). A population that has lost a mode does not find it again: where that is likely, the standard error of
+Law: for a given schedule and tuning the evidence is unbiased (`tempered_stage`); choosing them from the population
+costs a bias of O(1/N). A population that has lost a mode does not find it again: where that is likely, the standard error of
 the evidence is large or infinite.
 
 Reference: Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", JRSS B 68 (2006).
@@ -18,17 +18,18 @@ import numpy as np
 from ppl.errors import ConvergenceError, DegenerateWeightsError
 from ppl.inference.data_checks import density_table
 from ppl.inference.finish import finish
+from ppl.inference.kernel_moves import KernelMoves, moves_of
 from ppl.inference.kernels import KernelMaker, State
 from ppl.inference.mcmc import BLOCK, finished
 from ppl.inference.method import CHAIN_SETTINGS, Settings, positive, refuse
+from ppl.inference.moments import normalized_weights
 from ppl.inference.persistent import persistent_runs
 from ppl.inference.posterior import Evidence, Posterior
 from ppl.inference.summed import Summed
 from ppl.inference.tempered_run import How, Run, Stages, adaptive_runs
 from ppl.inference.tempering_path import TemperingPath, checked_path, vector_target
-from ppl.inference.tuned_moves import KernelMoves, Place, moves_of
+from ppl.inference.tuned_moves import Place
 from ppl.numerics.resampling import resampler
-from ppl.numerics.weights import effective_sample_size
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 
@@ -53,8 +54,8 @@ class TemperedSMC:
         replicates: Independent runs, one after the other; they are the posterior's chains, weighted by their evidence.
         max_stages: The most stages.
 
-    `posterior.history` holds what every stage did (`Stages`; for replicates, of the first run), `posterior.remarks` what
-    there is to say. The standard error of the evidence comes from replicates where there are any, else from the
+    `posterior.history` holds what every stage did (`Stages`; for replicates, of the first run), `posterior.remarks`
+    what there is to say. The standard error of the evidence comes from replicates where there are any, else from the
     genealogy of the particles, or from the chains of a waste-free run; a persistent run alone has none (infinite).
 
     Examples:
@@ -114,7 +115,9 @@ class TemperedSMC:
 def _check_waste_free(method: TemperedSMC) -> None:
     keep = method.waste_free
     if isinstance(keep, bool):
-        raise ValueError("waste_free is True.\nExpected: how many states of each chain to keep, such as 20; or False.")
+        raise ValueError(  # noqa: TRY004 - a setting like the others
+            "waste_free is True.\nExpected: how many states of each chain to keep, such as 20; or False."
+        )
     positive("waste_free", keep, 2)
     if method.particles % keep:
         raise ValueError(
@@ -230,7 +233,7 @@ def _evidence(found: Run) -> Evidence:
 
 def _diagnostics(found: Run, history: Stages, log_weights: Any) -> dict[str, float]:
     named = {
-        "ess": float(effective_sample_size(log_weights.reshape(-1))),
+        "ess": float(1.0 / np.sum(normalized_weights(log_weights) ** 2)),
         "stages": float(np.mean(found.count)),
         "moves": float(np.sum(history.moves)),
         "acceptance": float(np.min(history.acceptance, initial=1.0)),

@@ -3,16 +3,15 @@ r"""A stage of tempered SMC, of three model functions: reweigh to the next beta,
     reweighed: w_i <- w_i (p / q)(x_i)^(beta' - beta)      renewed: ancestors in proportion to w; each weight the mean
     advanced: every particle by kernels that leave q^(1 - beta') p^beta' invariant
 
-Law: each keeps E[sum w f] as the path says, so that for a fixed schedule a population at beta = 1 stands for the program:
-E[sum w f(x)] is the integral of f against its measure, and E[sum w] is the evidence. `tempered_population` is that
-algorithm as a representation, whose meaning can be enumerated; `ppl.TemperedSMC` runs the same functions and chooses the
-schedule as it goes.
+Law: for a fixed schedule a population at beta = 1 stands for the program: E[sum w f(x)] is the integral of f against
+its measure, and E[sum w] is the evidence. `tempered_population` is that algorithm as a representation, whose meaning can
+be enumerated; `ppl.TemperedSMC` runs the same functions and chooses the schedule as it goes.
 
 Waste-free (`keep` states a chain): only n / keep ancestors are drawn; each makes a chain of keep - 1 moves, and all its
 states are kept.
 
-References: Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", JRSS B 68 (2006), section 3.3.2.3; Dau and
-Chopin, "Waste-free sequential Monte Carlo", JRSS B 84 (2022), algorithm 2.
+References: Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", JRSS B 68 (2006); Dau and
+Chopin, "Waste-free sequential Monte Carlo", JRSS B 84 (2022).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +24,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ppl.distributions.ancestors import Ancestors
+from ppl.inference.kernel_moves import captured_move, moves_of
 from ppl.inference.kernels import KernelMaker
 from ppl.inference.tempering_path import TemperingPath, checked_path, drawn_state
 from ppl.inference.tempering_schedule import weight_increment
-from ppl.inference.tuned_moves import Moved, Moves, captured_move, moves_of
+from ppl.inference.tuned_moves import Moved, Moves
 from ppl.numerics.weights import log_sum_exp
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample

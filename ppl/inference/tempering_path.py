@@ -6,7 +6,7 @@ q is the program's prior where no other start is given, and the path is prior(x)
 of a step from beta to beta' is (beta' - beta) (log p(x) - log q(x)), so that one number a particle,
 `log_ratio`, says all about reweighting. A program is reached by drawing from `path.start` and weighing.
 
-Reference: Gelman and Meng, "Simulating normalizing constants", Statistical Science 13 (1998), section 4.
+Reference: Gelman and Meng, "Simulating normalizing constants", Statistical Science 13 (1998).
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class TemperingPath:
         return Program.of(_bridge, (self.program, self.initial, jnp.asarray(beta, jnp.result_type(float))))
 
     def log_ratio(self, choices: Choices) -> Float[Array, ""]:
-        """log p - log q at choices (nats): the log likelihood, where q is the prior."""
+        """Log p - log q at choices (nats): the log likelihood, where q is the prior."""
         if self.initial is None:
             return log_likelihood(self.program, choices)
         target = _density(self.program, choices)
@@ -210,7 +210,7 @@ def vector_target(path: TemperingPath) -> Flat | Summed:
 
 
 def vector_densities(path: TemperingPath, vector: Float[Array, "dim"]) -> Densities:
-    """log q and log p - log q at a vector in the program's coordinates (nats), with one Jacobian in both."""
+    """Log q and log p - log q at a vector in the program's coordinates (nats), with one Jacobian in both."""
     target = vector_target(path)
     if isinstance(target, Summed) or path.initial is not None:
         start = type(target)(path.at(0.0)).log_density(vector)

@@ -8,7 +8,7 @@ d log ESS / d delta = 2 (E_delta[r] - E_2delta[r]) <= 0. The bisection runs over
 may be 1e-9; it keeps the end that meets the target. It always returns a step above zero.
 
 Reference: Jasra, Stephens, Doucet, Tsagaris, "Inference for Levy-driven stochastic volatility models via adaptive
-sequential Monte Carlo", Scandinavian Journal of Statistics 38 (2011), section 3.2; Beskos, Jasra, Kantas, Thiery, "On
+sequential Monte Carlo", Scandinavian Journal of Statistics 38 (2011); Beskos, Jasra, Kantas, Thiery, "On
 the convergence of adaptive sequential Monte Carlo methods", Annals of Applied Probability 26 (2016).
 """
 
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 
 def weight_increment(log_ratios: Float[Array, "*shape"], delta: Any) -> Float[Array, "*shape"]:
-    """delta times log p - log q; NaN counts as weight zero."""
+    """Delta times log p - log q; NaN counts as weight zero."""
     return nan_to_zero_weight(jnp.where(delta == 0, 0.0, delta * jnp.where(delta == 0, 0.0, log_ratios)))
 
 

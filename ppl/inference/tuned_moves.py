@@ -2,13 +2,13 @@ r"""The moves of tempered SMC: kernels that a population tunes for itself, as pr
 
 `RandomWalkMoves` steps by Normal(0, s^2 2.38^2 / d C), C the particles' weighted covariance, s led by the acceptance.
 `HamiltonianMoves` has the inverse of the particles' variances as mass; its step size is led by the acceptance, and its
-length is that of the trajectory that jumped farthest for its cost. `KernelMoves` runs any kernel as it is. Law: for a
+length is that of the trajectory that jumped farthest for its cost. Law: for a
 given tuning each leaves q^(1 - beta) p^beta invariant. Tuning reads averages over the population alone, so a particle's
 own influence on its kernel is O(1/N) (Beskos et al. 2016).
 
-References: Roberts, Gelman, Gilks (1997) for 2.38 and the rates of acceptance; Buchholz, Chopin, Jacob, "Adaptive tuning
-of Hamiltonian Monte Carlo within sequential Monte Carlo", Bayesian Analysis 16 (2021), section 3, for mass and length
-from the particles and the jump for its cost, after Fearnhead and Taylor (2013).
+References: Roberts, Gelman, Gilks (1997) for 2.38 and the rates of acceptance; Buchholz, Chopin, Jacob, "Adaptive
+tuning of Hamiltonian Monte Carlo within sequential Monte Carlo", Bayesian Analysis 16 (2021), for mass and length from
+the particles and the jump for its cost, after Fearnhead and Taylor (2013).
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from ppl.inference.combinators import captured
-from ppl.inference.kernels import KernelMaker, State
+from ppl.inference.kernels import State
 from ppl.inference.tempering_path import Densities, TemperingPath, vector_densities, vector_target
 from ppl.numerics.integrators import Point, energy, momentum_of, trajectory
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
-from ppl.semantics.program import Program
 
 MOST_STEPS = 256
 """The most leapfrog steps a trajectory."""
@@ -59,7 +57,7 @@ class Moves(Protocol):
         ...
 
     def log_ratio(self, path: TemperingPath, places: Any) -> Float[Array, "particles"]:
-        """log p - log q of each particle (nats)."""
+        """Log p - log q of each particle (nats)."""
         ...
 
     def untuned(self, path: TemperingPath) -> Any:
@@ -191,7 +189,7 @@ class RandomWalkMoves(_VectorMoves):
 
 
 class Trajectories(NamedTuple):
-    """Variances; logs of the step size and of the length, in units of standard deviations; the best jump for its cost."""
+    """Variances; logs of step size and length, in units of standard deviations; the best jump for its cost."""
 
     inverse_mass: Float[Array, "dim"]
     log_step: Float[Array, ""]
@@ -243,9 +241,7 @@ class HamiltonianMoves(_VectorMoves):
 
         def one(old: Place) -> tuple[Place, Any, Any]:
             noise = sample("momentum", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
-            start = Point(
-                old.position, momentum_of(tuning.inverse_mass, noise), old.densities.at(beta), old.gradient
-            )
+            start = Point(old.position, momentum_of(tuning.inverse_mass, noise), old.densities.at(beta), old.gradient)
             end = trajectory(value_and_grad, tuning.inverse_mass, length / steps, steps, start)
             new = Place(end.position, vector_densities(path, end.position), end.gradient)
             ratio = energy(tuning.inverse_mass, start) - energy(tuning.inverse_mass, end)
@@ -254,7 +250,9 @@ class HamiltonianMoves(_VectorMoves):
             return moved, acceptance, jnp.where(acceptance > 0, acceptance * jump, 0.0)
 
         moved, acceptance, jumps = vmap(one)(places)
-        return Moved(moved, jnp.mean(acceptance), _learnt(tuning, length, jnp.mean(acceptance), jnp.mean(jumps) / steps))
+        return Moved(
+            moved, jnp.mean(acceptance), _learnt(tuning, length, jnp.mean(acceptance), jnp.mean(jumps) / steps)
+        )
 
     def coordinates(self, places: Place, tuning: Trajectories) -> Float[Array, "particles dim"]:
         """Positions."""
@@ -273,100 +271,3 @@ def _learnt(tuning: Trajectories, length: Any, acceptance: Any, gain: Any) -> Tr
     log_length = jnp.clip(jnp.where(better, jnp.log(length), tuning.log_length), log_step, jnp.log(10.0))
     # What was best is forgotten slowly, since the target changes.
     return tuning._replace(log_step=log_step, log_length=log_length, best=jnp.where(better, gain, 0.9 * tuning.best))
-
-
-# --- any kernel -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class KernelMoves:
-    """Any kernel of the tempered program; it is not tuned."""
-
-    maker: KernelMaker
-
-    def enter(self, path: TemperingPath, state: State) -> State:
-        """The state itself."""
-        del path
-        return state
-
-    def log_ratio(self, path: TemperingPath, places: State) -> Float[Array, "particles"]:
-        """Scored anew."""
-        size = len(jax.tree.leaves(places)[0]) if jax.tree.leaves(places) else 1
-        return jax.vmap(lambda state: path.log_ratio(state.choices), axis_size=size)(places)
-
-    def untuned(self, path: TemperingPath) -> tuple[()]:
-        """Nothing."""
-        del path
-        return ()
-
-    def tuned(self, places: State, weights: Float[Array, "particles"], tuning: tuple[()]) -> tuple[()]:
-        """Nothing."""
-        del places, weights
-        return tuning
-
-    def arrive(self, path: TemperingPath, places: State, beta: Any) -> State:
-        """As they are."""
-        del path, beta
-        return places
-
-    def move(self, path: TemperingPath, places: State, beta: Any, tuning: tuple[()]) -> Moved:
-        """One step of the kernel for every particle; the acceptance is the share that it says it accepted, or moved."""
-        kernel = self.maker(path.at(beta))
-
-        def one(state: State) -> tuple[State, Any]:
-            new, records = captured("kernel", kernel(state))
-            accepted = [jnp.mean(x) for a, x in records.items() if a.split("/")[-1] == "accepted"]
-            return new, (sum(accepted) / len(accepted)) if accepted else _differ(state, new)
-
-        moved, accepted = vmap(one)(places)
-        return Moved(moved, jnp.mean(accepted), tuning)
-
-    def coordinates(self, places: State, tuning: tuple[()]) -> Float[Array, "particles coordinates"]:
-        """All choices as numbers."""
-        del tuning
-        parts = [x.reshape(x.shape[0], -1).astype(float) for x in jax.tree.leaves(places.choices)]
-        return jnp.concatenate(parts, axis=1) if parts else jnp.zeros((1, 0))
-
-    def size(self, tuning: tuple[()]) -> tuple[Any, Any]:
-        """Not known."""
-        del tuning
-        return jnp.full((), jnp.nan), jnp.full((), jnp.nan)
-
-    def choices(self, path: TemperingPath, places: State) -> State:
-        """The state."""
-        del path
-        return places
-
-
-def _differ(old: State, new: State) -> Any:
-    flags = [jnp.any(a != b) for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)]
-    return jnp.any(jnp.stack(flags)).astype(float) if flags else jnp.zeros(())
-
-
-KERNELS: dict[str, Moves] = {"random_walk": RandomWalkMoves(), "hmc": HamiltonianMoves()}
-"""Moves by the names of `ppl.TemperedSMC(kernel=...)`."""
-
-
-def moves_of(kernel: str | KernelMaker) -> Moves:
-    """The moves that a setting asks for.
-
-    Raises:
-        ValueError: it is neither a known name nor a maker of kernels.
-    """
-    if isinstance(kernel, str) and kernel in KERNELS:
-        return KERNELS[kernel]
-    if not callable(kernel):
-        raise ValueError(
-            f"kernel is {kernel!r}.\nExpected: one of {', '.join(map(repr, KERNELS))}, or a maker of kernels such as "
-            "ppl.inference.trace_mh_kernel."
-        )
-    return KernelMoves(kernel)
-
-
-def captured_move(moves: Moves, path: TemperingPath, places: Any, beta: Any, tuning: Any) -> Program:
-    """One move of a population, as a program."""
-    return Program.of(_move, (path, places, beta, tuning), {"moves": moves})
-
-
-def _move(path: TemperingPath, places: Any, beta: Any, tuning: Any, moves: Moves) -> Moved:
-    return moves.move(path, places, beta, tuning)

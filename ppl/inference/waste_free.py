@@ -5,9 +5,9 @@ the autocovariance of g along chains, pooled over the chains,
 
     Var(log Z_t) = (gamma_0 + 2 sum_k gamma_k) / (M P),     Var(log Z) = sum_t Var(log Z_t)
 
-The sum is cut where Geyer's sums of neighbours turn negative. Valid as P grows (Dau and Chopin 2022, theorem 2 and
-section 4.2): for short chains of a kernel that mixes slowly it is too small, since a stage's first states then depend on
-those of the stage before. The first stage has independent draws: gamma_0 alone.
+The sum is cut where Geyer's sums of neighbours turn negative. Valid as P grows (Dau and Chopin, "Waste-free sequential
+Monte Carlo", JRSS B 84 (2022)): for short chains of a kernel that mixes slowly it is too small, since a stage's first
+states then depend on those of the stage before. The first stage has independent draws: gamma_0 alone.
 """
 
 from typing import Any

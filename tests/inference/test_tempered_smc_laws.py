@@ -15,9 +15,9 @@ import ppl
 import ppl.distributions as dist
 from ppl.distributions.ancestors import Ancestors
 from ppl.inference import gibbs, tempered_population, trace_mh_kernel
+from ppl.inference.kernel_moves import KernelMoves
 from ppl.inference.tempered_stage import Fixed, fixed_run, renewed, reweighed
 from ppl.inference.tempering_path import TemperingPath
-from ppl.inference.tuned_moves import KernelMoves
 from tests.laws.exact import ATOL, DEAD, double, gap  # noqa: F401
 
 BETAS = (0.3, 1.0)
