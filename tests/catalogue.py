@@ -104,6 +104,7 @@ TRANSFORMERS: dict[str, Transformer] = {
     "finish": Transformer(ppl.finish, half_way, ppl.Suspended, ppl.Population, 2),
     "hoist_first": Transformer(lambda: ppl.hoist_first(ppl.resample()), half_way, ppl.Suspended, ppl.Suspended, 2),
     "hoist": Transformer(lambda: ppl.hoist(ppl.push_evidence()), waiting, ppl.Suspended, ppl.Suspended, 2),
+    "sweep": Transformer(lambda: ppl.sweep(ppl.resample("systematic", 0.75)), waiting, ppl.Suspended, ppl.Suspended, 2),
     "smc": Transformer(lambda: ppl.smc(2, 1, "stratified"), ppl.suspend, ppl.Suspended, ppl.Population, 2),
     "compose": Transformer(
         lambda: ppl.compose(ppl.proper(), ppl.resample("residual")), pair, ppl.Population, ppl.Weighted

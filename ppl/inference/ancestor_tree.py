@@ -2,8 +2,10 @@
 
 T + N log N nodes live at a time, up to a factor of about two, where full storage takes N T: Jacob, Murray, Rubenthaler,
 *Path storage in the particle filter* (Statistics and Computing 2015), theorem 1. The tree is carried by the loop: an
-array of slots, those of particles without offspring freed, and their parents' where those have none left (algorithms 1
-to 3 there). Law: paths read off the tree are those of full storage, bit for bit.
+array of slots that new leaves take; where too few are free, those of nodes without living descendants are collected.
+The living are found by doubling: in round r, whoever is 2^r generations above a node that is known to live. (The paper
+frees nodes one by one, which takes a sequential step for each.) Law: paths read off the tree are those of full storage,
+bit for bit.
 """
 
 import math
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int32
 
+from ppl.numerics.prefix import prefix_count
 from ppl.semantics.keeping import Step
 from ppl.semantics.language import deterministic
 
@@ -28,7 +31,7 @@ class Tree(NamedTuple):
         written: What was written at each slot's step, and masks.
         leaves: The slots of the last particles.
         origin: The places of their ancestors before the loop.
-        used: The most slots that were ever taken.
+        used: The most nodes that were alive after a collection, and the leaves.
         overflow: Whether there were too few.
     """
 
@@ -41,13 +44,11 @@ class Tree(NamedTuple):
 
 
 class Growing(NamedTuple):
-    """A tree in a loop: with the number of children of each slot, the free slots (a stack), and room for claims."""
+    """A tree in a loop, and its free slots: a stack of which the first `top` are there."""
 
     tree: Tree
-    children: Int32[Array, "slots"]
     free: Int32[Array, "slots"]
     top: Int32[Array, ""]
-    claims: Int32[Array, "slots"]
 
 
 def capacity_of(n: int, length: int, factor: float = 3.0) -> int:
@@ -71,12 +72,14 @@ class TreeKeeper:
         empty = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), written)
         nowhere, none = jnp.full(n, slots, jnp.int32), jnp.int32(0)
         tree = Tree(jnp.full(slots, slots, jnp.int32), empty, nowhere, jnp.arange(n, dtype=jnp.int32), none, none > 0)
-        zeros = jnp.zeros(slots, jnp.int32)
-        return Growing(tree, zeros, jnp.arange(slots, dtype=jnp.int32)[::-1], jnp.int32(slots), zeros)
+        return Growing(tree, jnp.arange(slots, dtype=jnp.int32)[::-1], jnp.int32(slots))
 
     def step(self, state: Growing, step: Step) -> Growing:
-        """Prune what has no offspring, then let every particle be a leaf."""
-        return _grown(_pruned(state, step.ancestors), step)
+        """Let every particle be a leaf; before that, collect what is dead where there are too few free slots."""
+        tree = state.tree
+        tree = tree._replace(leaves=tree.leaves[step.ancestors], origin=tree.origin[step.ancestors])
+        few = state.top < len(step.ancestors)
+        return _grown(lax.cond(few, _collected, lambda state: state, state._replace(tree=tree)), step)
 
     def end(self, state: Growing, log_weight: Any) -> None:
         """Record the tree."""
@@ -85,45 +88,32 @@ class TreeKeeper:
         deterministic("origin", state.tree.origin)
 
 
-def _pruned(state: Growing, ancestors: Array) -> Growing:
-    """Free the slots of leaves without offspring, and of their ancestors without any other descendant."""
-    slots = state.free.shape[0]
-    lanes = jnp.arange(ancestors.shape[0], dtype=jnp.int32)
-    offspring = jnp.zeros_like(lanes).at[ancestors].add(1)
-    children = state.children.at[state.tree.leaves].add(offspring, mode="drop")
-    dead = jnp.where(offspring == 0, state.tree.leaves, slots)
+def _collected(state: Growing) -> Growing:
+    """Free every slot that is not among the leaves or above one."""
+    tree, slots, n = state.tree, state.free.shape[0], state.tree.leaves.shape[0]
 
-    def generation(carried: Any) -> Any:
-        """Those that die are of one generation; of siblings that die at once, one tells the parent's fate."""
-        dead, children, free, top, claims = carried
-        dies = dead < slots
-        places = jnp.where(dies, top + jnp.cumsum(dies, dtype=jnp.int32) - 1, slots)
-        parent = jnp.where(dies, state.tree.parent.at[dead].get(mode="clip"), slots)
-        children = children.at[parent].add(-1, mode="drop")
-        claims = claims.at[parent].set(lanes, mode="drop")
-        found = children.at[parent].get(mode="clip"), claims.at[parent].get(mode="clip")
-        last = (parent < slots) & (found[0] == 0) & (found[1] == lanes)
-        free = free.at[places].set(dead, mode="drop")
-        return jnp.where(last, parent, slots), children, free, top + jnp.sum(dies, dtype=jnp.int32), claims
+    def round_up(carried: Any) -> Any:
+        alive, above = carried
+        alive = alive.at[jnp.where(alive, above, slots)].set(True, mode="drop")
+        return alive, above.at[above].get(mode="fill", fill_value=slots)
 
-    start = dead, children, state.free, state.top, state.claims
-    _, children, free, top, claims = lax.while_loop(lambda carried: jnp.any(carried[0] < slots), generation, start)
-    return state._replace(children=children, free=free, top=top, claims=claims)
+    alive = jnp.zeros(slots, bool).at[tree.leaves].set(True, mode="drop")
+    start = alive, tree.parent
+    alive, _ = lax.while_loop(lambda carried: jnp.any(carried[0] & (carried[1] < slots)), round_up, start)
+    places = prefix_count((~alive).astype(jnp.int32)) - 1
+    free = jnp.zeros_like(state.free).at[jnp.where(alive, slots, places)].set(jnp.arange(slots), mode="drop")
+    top = places[-1] + 1
+    used, overflow = jnp.maximum(tree.used, slots - top + n), tree.overflow | (top < n)
+    return Growing(tree._replace(used=used, overflow=overflow), free, top)
 
 
 def _grown(state: Growing, step: Step) -> Growing:
     """A new leaf for every particle, in a free slot."""
-    tree, n, slots = state.tree, step.ancestors.shape[0], state.free.shape[0]
+    tree, n = state.tree, step.ancestors.shape[0]
     new = state.free.at[state.top - 1 - jnp.arange(n, dtype=jnp.int32)].get(mode="clip")
-    grown = Tree(
-        tree.parent.at[new].set(tree.leaves[step.ancestors]),
-        jax.tree.map(lambda xs, x: xs.at[new].set(x), tree.written, step.written),
-        new,
-        tree.origin[step.ancestors],
-        jnp.maximum(tree.used, slots - state.top + n),
-        tree.overflow | (state.top < n),
-    )
-    return state._replace(tree=grown, children=state.children.at[new].set(0), top=jnp.maximum(state.top - n, 0))
+    parent = tree.parent.at[new].set(tree.leaves)
+    written = jax.tree.map(lambda xs, x: xs.at[new].set(x), tree.written, step.written)
+    return state._replace(tree=tree._replace(parent=parent, written=written, leaves=new), top=state.top - n)
 
 
 @partial(jax.jit, static_argnames=("length", "reverse"))

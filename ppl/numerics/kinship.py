@@ -14,6 +14,7 @@ old, a fixed lag as in Olsson and Douc, *Numerically stable online estimation of
 (Bernoulli 2019). Biased downwards where the weights of the far past go on telling particles apart for longer than that.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from ppl.numerics.weights import normalize_log_weights
 GENERATION = 0.06
 """Sum of 1/ESS over the resamplings of a generation: a pair of particles then has a common ancestor that often."""
 BITS = 8
-PROBES = 8
+PROBES = 4
 LARGEST = 1.0 - 1e-6
 
 # Noise of the descendants of groups in one resampling: sum over groups of Var(share). With one uniform, or one a
@@ -102,8 +103,9 @@ def tick(
         What is known now, and the labels.
     """
     n = log_weights.shape[0]
-    probes = log_weights[jnp.arange(min(n, PROBES)) * n // min(n, PROBES)]
-    passed = jnp.where(jnp.all(probes == probes[0]) & (ess > 0), 1.0 / jnp.maximum(ess, 1.0), 0.0)
+    first, *others = (log_weights[place * (n - 1) // PROBES] for place in range(PROBES + 1))
+    even = reduce(jnp.logical_and, [first == other for other in others], ess > 0)
+    passed = jnp.where(even, 1.0 / jnp.maximum(ess, 1.0), 0.0)
     kinship = kinship._replace(clock=kinship.clock + passed.astype(kinship.clock.dtype))
     return lax.cond(
         kinship.clock > GENERATION, _relabelled, lambda k, labels, _: (k, labels), kinship, labels, log_weights

@@ -1,6 +1,7 @@
-"""Trees of ancestors: the paths of full storage bit for bit, in much less memory; and what they do when they are full."""
+"""Trees of ancestors: paths as of full storage, bit for bit, in much less memory; what they do when they are full."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import ppl
 import ppl.distributions as dist
 from ppl.inference import ancestor_tree
 from ppl.inference.ancestor_tree import TreeKeeper, capacity_of
+from ppl.inference.path_tree import PathTree
 from ppl.inference.smc import swept_run
 from ppl.semantics.keeping import Step
 
@@ -40,7 +42,7 @@ def model(ys):
     return jax.lax.scan(back, last[0], ys[:4], reverse=True)[0]
 
 
-SERIES = np.random.default_rng(3).normal(size=12).astype(np.float32)
+SERIES = np.random.default_rng(3).normal(size=24).astype(np.float32)
 METHOD = ppl.SMC(60, "multinomial", None)
 
 
@@ -69,48 +71,50 @@ def test_paths_of_some_particles(both):
     np.testing.assert_array_equal(tree.history.trees.paths(some)["x"], full.draws["x"][0][some])
 
 
-def test_a_tree_that_forgets_to_prune_parents_is_no_tree(both, monkeypatch):
-    """The mutant: slots are reused although descendants live. Its paths are others."""
+def test_a_tree_that_reuses_slots_of_the_living_is_noticed(both, monkeypatch):
+    """The mutant: a collection looks at the leaves alone, not at whoever is above them."""
+
+    def forgetful(condition, body, start):
+        del condition, body
+        return start
+
     _, tree = both
+    monkeypatch.setattr(ancestor_tree.lax, "while_loop", forgetful)
+    program, wrong = model(SERIES), ppl.SMC(60, "multinomial", None, store="tree").algorithm(0.5)
+    kept = jax.jit(partial(unjitted, program, transformer=wrong))(jax.random.key(3))["kept"]
+    paths = PathTree(program, kept).paths()
+    assert not np.array_equal(paths["x"], tree.history.trees.paths()["x"])
 
-    def forgetful(state, ancestors):
-        pruned = _pruned(state, ancestors)
-        return pruned._replace(
-            top=jnp.int32(state.free.shape[0]), free=jnp.flip(jnp.arange(state.free.shape[0], dtype=jnp.int32))
-        )
 
-    _pruned = ancestor_tree._pruned
-    monkeypatch.setattr(ancestor_tree, "_pruned", forgetful)
-    wrong = ppl.infer(model(SERIES), replace(METHOD, store="tree", name="Mutant", lag=3), key=3)
-    jax.clear_caches()
-    assert not np.array_equal(wrong.history.trees.paths()["x"], tree.history.trees.paths()["x"])
+def unjitted(program, key, transformer):
+    return swept_run.__wrapped__(program, key, transformer, "tree")
 
 
 def test_the_living_are_few(both):
-    """Of 60 particles and 16 steps: fewer nodes than the capacity, which is below full storage in the long run."""
+    """Fewer nodes than the capacity, which is below full storage in the long run."""
     _, tree = both
     trees = tree.history.trees
-    assert 60 * 2 < trees.nodes <= sum(len(t.parent) for t in trees.trees.values())
+    assert 0 < trees.nodes <= sum(len(t.parent) for t in trees.trees.values())
     assert capacity_of(10_000, 3_000) < 10_000 * 3_000 / 100
 
 
 def test_a_full_tree_says_so_and_the_method_takes_a_larger_one(both):
     full, _ = both
-    program, small = model(SERIES), replace(METHOD, store="tree").algorithm(0.25)
+    program, small = model(SERIES), replace(METHOD, store="tree").algorithm(0.0)
     found = swept_run(program, jax.random.key(3), small, "tree")
     assert any(bool(t.overflow) for t in found["kept"].values())
-    assert "factor" not in METHOD.__dataclass_fields__
     assert full.log_evidence.estimate == pytest.approx(float(found["log_evidence"]), abs=1e-6)
 
 
 def test_a_tree_by_hand():
-    """Three particles, three steps: parents, pruned branches and slots."""
-    keeper = TreeKeeper()
+    """Three particles, three steps; for the third, slots of those that died are collected (0 and 11 live)."""
+    keeper = TreeKeeper(0.5)
     state = keeper.start(3, jax.ShapeDtypeStruct((3,), jnp.int32), 3)
+    assert len(state.free) == 8
     for time, ancestors in enumerate([[0, 1, 2], [0, 0, 2], [1, 1, 1]]):
         written = jnp.arange(3, dtype=jnp.int32) + 10 * time
         state = keeper.step(state, Step(time, jnp.array(ancestors, jnp.int32), written, jnp.zeros(3)))
     (path, origin) = ancestor_tree.tree_paths(state.tree, jnp.arange(3, dtype=jnp.int32), length=3, reverse=False)
     assert path.tolist() == [[0, 11, 20], [0, 11, 21], [0, 11, 22]]
     assert origin.tolist() == [0, 0, 0]
-    assert state.free.shape[0] - int(state.top) == 5  # 0, 11 and the three leaves
+    assert (int(state.top), int(state.tree.used), bool(state.tree.overflow)) == (3, 5, False)
