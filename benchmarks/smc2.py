@@ -63,6 +63,7 @@ def report(posterior: ppl.inference.Posterior) -> str:
     """Evidence and moments."""
     measure = posterior.summary(addresses=list(PARAMETERS))
     evidence = posterior.log_evidence
+    assert evidence is not None
     return f"log Z {evidence.estimate:.3f} +- {evidence.standard_error:.3f}\n{measure}"
 
 
