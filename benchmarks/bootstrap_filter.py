@@ -9,8 +9,8 @@ systematically where the effective sample size is below half. The peers live in 
     python -m venv E2 && E2/bin/pip install cuthbert jax                 CUTHBERT_PYTHON=E2/bin/python
 
 Printed are medians, medians over rounds of ratios to `hand`, and how far the mean evidence is from Kalman's, in
-standard errors (a mean off by more than six is an error). At the end, ours at lengths from 10 to 10,000: seconds of
-the first run, which compiles, in a fresh process.
+standard errors (of ours, more than six is an error). At the end, ours at lengths from 10 to 10,000: seconds of the
+first run, which compiles, in a fresh process.
 """
 
 import argparse
@@ -42,19 +42,22 @@ class Worker:
         kept = {name: x for name, x in os.environ.items() if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
         self.arm = arm
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.answers = self.process.stdin, self.process.stdout
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
+        self.requests.close()
         self.process.wait()
 
     def ask(self, particles: int, length: int, seed: int) -> dict[str, float]:
         """One run."""
-        self.process.stdin.write(json.dumps({"particles": particles, "length": length, "seed": seed}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        self.requests.write(json.dumps({"particles": particles, "length": length, "seed": seed}) + "\n")
+        self.requests.flush()
+        answer = self.answers.readline()
         if not answer:
             raise RuntimeError(f"The worker of {self.arm!r} ended with code {self.process.wait()}; its error is above.")
         return json.loads(answer)
@@ -88,7 +91,7 @@ def report(particles: int, answers: dict[str, list[dict[str, float]]]) -> None:
         seconds = [x["seconds"] for x in found]
         ratio = statistics.median(x / y["seconds"] for x, y in zip(seconds, answers[base], strict=True))
         print(f"  {arm:<24} {statistics.median(seconds) * 1e3:12.2f} {ratio:8.2f} {off[arm]:12.1f}", flush=True)
-    wrong = [arm for arm, distance in off.items() if abs(distance) > FARTHEST]
+    wrong = [arm for arm, distance in off.items() if arm not in PEERS and abs(distance) > FARTHEST]
     if wrong:
         raise AssertionError(f"The evidence of {', '.join(wrong)} is not the Kalman filter's.")
 
