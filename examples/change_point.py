@@ -11,17 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from jax import lax
+from matplotlib.figure import Figure
 from statsmodels.datasets import nile as nile_data
 
 import ppl
 import ppl.distributions as dist
 from ppl.inference import check_involution, cycle, involutive
 
-DATA: Any = nile_data.load_pandas().data
-FLOW = np.asarray(DATA["volume"], np.float32) / 10.0
+FLOW = np.asarray(nile_data.load_pandas().data.volume, np.float32) / 10.0  # pyright: ignore[reportAttributeAccessIssue]
 YEARS, MOST = len(FLOW), 3
 
 
@@ -56,9 +55,8 @@ def birth_or_death(now: Any) -> None:
 
     def newborn() -> None:
         late = after(ppl.sample("year", dist.Categorical(jnp.ones(YEARS - 1) / (YEARS - 1))))
-        residual = FLOW - now["jump"] @ after(now["year"])
-        gap = jnp.sum(late * residual) / jnp.sum(late) - jnp.sum((1 - late) * residual) / jnp.sum(1 - late)
-        ppl.sample("jump", dist.Normal(gap, 6.0))
+        residual, late = FLOW - now["jump"] @ after(now["year"]), late - jnp.mean(late)
+        ppl.sample("jump", dist.Normal(residual @ late / (late @ late), 6.0))
 
     lax.cond(birth == 1, newborn, lambda: None)
 
@@ -68,11 +66,8 @@ def add_or_remove(now: Any, aux: Any) -> Any:
     born, place = aux["birth"] == 1, aux["place"]
     last = now["changes"] - jnp.where(born, 0, 1)
     moved = {a: jnp.where(born, aux[a], now[a][place]) for a in ("year", "jump")}
-    kept = {a: jnp.where(born, now[a][place], now[a][last]) for a in moved}
-    new = {
-        a: now[a].at[last].set(jnp.where(born, kept[a], 0)).at[place].set(jnp.where(born, moved[a], kept[a]))
-        for a in moved
-    }
+    swap = jnp.arange(MOST).at[jnp.stack([place, last])].set(jnp.stack([last, place]))
+    new = {a: now[a][swap].at[jnp.where(born, place, last)].set(jnp.where(born, aux[a], 0)) for a in moved}
     shift = moved["jump"] * jnp.mean(after(moved["year"])) * jnp.where(born, -1.0, 1.0)
     new |= {"changes": now["changes"] + jnp.where(born, 1, -1), "base": now["base"] + shift, "noise": now["noise"]}
     return new, {"birth": 1 - aux["birth"], "place": place, **moved}
@@ -81,7 +76,6 @@ def add_or_remove(now: Any, aux: Any) -> Any:
 @ppl.model
 def steps(now: Any) -> None:
     """A step for each choice but the number; years stay with chance 0.6, or move by at most four."""
-    del now
     ppl.sample("base", dist.Normal(0.0, 1.5))
     ppl.sample("noise", dist.Normal(0.0, 0.07))
     ppl.sample("jump", dist.Normal(jnp.zeros(MOST), 2.0).to_event(1))
@@ -90,52 +84,35 @@ def steps(now: Any) -> None:
 
 def walk(now: Any, aux: Any) -> Any:
     """Make the steps (a factor for the noise); the opposite ones lead back. Four stands for a step of no year."""
-    new = {a: now[a] + aux[a] for a in ("base", "jump")}
-    new |= {"changes": now["changes"], "year": now["year"] + aux["year"] - 4}
-    new |= {"noise": now["noise"] * jnp.exp(aux["noise"])}
+    new = {"base": now["base"] + aux["base"], "jump": now["jump"] + aux["jump"], "changes": now["changes"]}
+    new |= {"noise": now["noise"] * jnp.exp(aux["noise"]), "year": now["year"] + aux["year"] - 4}
     return new, {"year": 8 - aux["year"], **{a: -aux[a] for a in ("base", "jump", "noise")}}
 
 
 MOVES = (involutive(birth_or_death, add_or_remove), involutive(steps, walk), involutive(steps, walk))
 
 
-def draw(posterior: ppl.Posterior, path: Path) -> None:
-    """The flow with its level, and how probable each number of changes is."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    levels = np.asarray(posterior.values).reshape(-1, YEARS)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=(3, 1), layout="constrained")
-    years = 1871 + np.arange(YEARS)
+def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
+    """Print the probabilities of the numbers of changes; draw the flow with its level."""
+    program = nile(FLOW)
+    check_involution(program, MOVES[0].aux, MOVES[0].involution, jax.random.key(1))
+    method = ppl.MCMC(cycle(*MOVES), thin=4)
+    posterior = ppl.infer(program, method, key=0, chains=4, warmup=200, draws=500 if quick else 4000)
+    changes, levels = np.ravel(posterior.draws["changes"]), np.reshape(posterior.values, (-1, YEARS))
+    chance = np.bincount(changes, minlength=MOST + 1) / changes.size
+    print("Number of changes:", "  ".join(f"{k}: {p:.3f}" for k, p in enumerate(chance)))
+    print(f"Accepted births and deaths: {posterior.stats['0/accepted'].mean():.2f}")
+    figure, years = Figure(figsize=(9, 3.8), layout="constrained"), 1871 + np.arange(YEARS)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
     left.fill_between(years, *np.quantile(levels, [0.05, 0.95], axis=0), alpha=0.25, label="90% of the level")
     left.plot(years, levels.mean(axis=0), label="mean level")
     left.plot(years, FLOW, "k.", markersize=4, label="flow")
     left.set(xlabel="year", ylabel="flow at Aswan (10$^9$ m$^3$ a year)")
     left.legend(frameon=False)
-    right.bar(np.arange(MOST + 1), probabilities(posterior))
+    right.bar(np.arange(MOST + 1), chance)
     right.set(xlabel="number of changes", ylabel="posterior probability", xticks=np.arange(MOST + 1))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def probabilities(posterior: ppl.Posterior) -> Any:
-    """The posterior probability of 0, 1, ... changes."""
-    return np.bincount(np.ravel(posterior.draws["changes"]), minlength=MOST + 1) / posterior.draws["changes"].size
-
-
-def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
-    """Print the probabilities of the numbers of changes, and draw the level."""
-    program = nile(FLOW)
-    check_involution(program, MOVES[0].aux, MOVES[0].involution, jax.random.key(1))
-    posterior = ppl.infer(
-        program, ppl.MCMC(cycle(*MOVES), thin=4), key=0, chains=4, warmup=200, draws=500 if quick else 4000
-    )
-    print("Number of changes:", "  ".join(f"{k}: {p:.3f}" for k, p in enumerate(probabilities(posterior))))
-    print("Accepted births and deaths:", f"{posterior.stats['0/accepted'].mean():.2f}")
-    path = Path(folder) / "change_point.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(posterior, path)
-    print(f"Picture: {path}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    figure.savefig(Path(folder) / "change_point.png", dpi=150)
     return posterior
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 from jax import lax
+from matplotlib.figure import Figure
 
 import ppl
 import ppl.distributions as dist
@@ -102,19 +102,15 @@ def main(*, quick: bool = False, folder: str = "output") -> dict[str, list[float
         runs = [[best(writer, n, key, strength) for key in range(repeats)] for n in sizes]
         found[name] = [float(np.mean([excess for excess, _ in row])) for row in runs]
         print(f"{name:>10}, N = {sizes[-1]}: {runs[-1][0][1]!r}")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
     for (name, means), color in zip(found.items(), ("0.5", "#1971c2"), strict=True):
         print(f"{name:>10}: letters too many at N = {sizes}: {', '.join(f'{m:.2f}' for m in means)}")
         axes.plot([str(n) for n in sizes], means, "o-", color=color, label=name)
     axes.set(xlabel="texts written (N)", ylabel="letters too many, best text", ylim=(0, None))
-    axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.legend(frameon=False)
     Path(folder).mkdir(parents=True, exist_ok=True)
     figure.savefig(Path(folder) / "steering.png", dpi=150)
-    plt.close(figure)
     return found
 
 
