@@ -90,7 +90,8 @@ def up_to(program: Program, steps: Int[ArrayLike, ""]) -> Program:
 
     Args:
         program: The program.
-        steps: How many of its observations, factors and loop steps count; a number or a traced integer.
+        steps: How many of its advances count; a number or a traced integer. Each observation, factor and loop step is
+            one, and so is what stands in front of a loop.
 
     Returns:
         A program over the same choices with the same value; what was observed is a factor.
@@ -101,7 +102,7 @@ def up_to(program: Program, steps: Int[ArrayLike, ""]) -> Program:
         ... def coins(ys):
         ...     p = ppl.sample("p", dist.Beta(1.0, 1.0))
         ...     jax.lax.scan(lambda _, y: (None, ppl.sample("y", dist.Bernoulli(p), obs=y)), None, ys)
-        >>> first_two = up_to(coins(jnp.array([1, 1, 0, 0])), 2)
+        >>> first_two = up_to(coins(jnp.array([1, 1, 0, 0])), 1 + 2)
         >>> round(float(jnp.exp(first_two.log_density({"p": jnp.array(0.5)}))), 4)
         0.25
     """
