@@ -4,8 +4,9 @@ For each coordinate, the correlation over particles between start and present pl
 mean (an antithetic jump leaves these correlated); the larger one counts, and the mean over coordinates decides. Stop
 when it is at most a fifth, or where it no longer falls: between modes far apart no local kernel moves.
 
-References: Buchholz, Chopin, Jacob, "Adaptive tuning of Hamiltonian Monte Carlo within sequential Monte Carlo", Bayesian
-Analysis 16 (2021): go on until the correlation with the start is small. The second rule is that of PyMC's SMC (`pymc.smc.kernels`, `correlation_threshold`: stop when the correlation falls no further).
+References: Buchholz, Chopin, Jacob, "Adaptive tuning of Hamiltonian Monte Carlo within sequential Monte Carlo",
+Bayesian Analysis 16 (2021): go on until the correlation with the start is small. The second rule is that of PyMC's SMC
+(`pymc.smc.kernels`, `correlation_threshold`: stop when the correlation falls no further).
 """
 
 from typing import Any, NamedTuple

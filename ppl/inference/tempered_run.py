@@ -83,7 +83,7 @@ class Run(NamedTuple):
     error: Float[Array, ""]
     alive: Float[Array, ""]
     stages: Stages
-    count: Int32[Array, ""]
+    made: Int32[Array, ""]
     beta: Float[Array, ""]
 
 

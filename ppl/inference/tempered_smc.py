@@ -3,8 +3,7 @@ r"""`ppl.TemperedSMC`: particles go from the prior, or from any program, to the 
     q = prior, beta_0 = 0:    choose beta' > beta, reweigh by (p / q)^(beta' - beta), resample, move;    until beta = 1
 
 Law: for a given schedule and tuning the evidence is unbiased (`tempered_stage`); choosing them from the population
-costs a bias of O(1/N). A population that has lost a mode does not find it again: where that is likely, the standard error of
-the evidence is large or infinite.
+costs a bias of O(1/N). A population that has lost a mode does not find it again.
 
 Reference: Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", JRSS B 68 (2006).
 """
@@ -135,7 +134,7 @@ def _trimmed(method: TemperedSMC, found: Run) -> Run:
     """Without the populations of a pool that no run made."""
     if not method.persistent:
         return found
-    size = (int(np.max(found.count)) + 1) * method.particles
+    size = (int(np.max(found.made)) + 1) * method.particles
     places, log_weights = jax.tree.map(lambda x: x[:, :size], (found.places, found.log_weights))
     return found._replace(places=places, log_weights=log_weights)
 
@@ -164,7 +163,7 @@ def _dead(method: TemperedSMC, program: Program, run: Run, path: TemperingPath) 
 
 
 def _unfinished(method: TemperedSMC, program: Program, run: Run) -> ConvergenceError:
-    stages, count = run.stages, int(run.count)
+    stages, count = run.stages, int(run.made)
     forced = int(np.sum(stages.forced[:count]))
     last = ", ".join(f"{x:.4g}" for x in stages.beta[:count][-3:])
     why = (
@@ -204,7 +203,7 @@ def _parts(method: TemperedSMC, path: TemperingPath, places: Any, key: PRNGKey) 
 
 def _posterior(method: TemperedSMC, path: TemperingPath, found: Run, key: PRNGKey) -> Posterior:
     parts = _parts(method, path, found.places, key)
-    count = int(found.count[0])
+    count = int(found.made[0])
     history = Stages(*(x[0][:count] for x in found.stages))
     log_weights = found.log_weights + (found.log_evidence - np.max(found.log_evidence))[:, None]
     even = method.replicates == 1 and not method.persistent and count > 0
@@ -234,7 +233,7 @@ def _evidence(found: Run) -> Evidence:
 def _diagnostics(found: Run, history: Stages, log_weights: Any) -> dict[str, float]:
     named = {
         "ess": float(1.0 / np.sum(normalized_weights(log_weights) ** 2)),
-        "stages": float(np.mean(found.count)),
+        "stages": float(np.mean(found.made)),
         "moves": float(np.sum(history.moves)),
         "acceptance": float(np.min(history.acceptance, initial=1.0)),
         "nan_weights": float(np.sum(history.nan_weights)),

@@ -4,8 +4,8 @@ r"""A stage of tempered SMC, of three model functions: reweigh to the next beta,
     advanced: every particle by kernels that leave q^(1 - beta') p^beta' invariant
 
 Law: for a fixed schedule a population at beta = 1 stands for the program: E[sum w f(x)] is the integral of f against
-its measure, and E[sum w] is the evidence. `tempered_population` is that algorithm as a representation, whose meaning can
-be enumerated; `ppl.TemperedSMC` runs the same functions and chooses the schedule as it goes.
+its measure, and E[sum w] is the evidence. `tempered_population` is that algorithm as a representation, whose meaning
+can be enumerated; `ppl.TemperedSMC` runs the same functions and chooses the schedule as it goes.
 
 Waste-free (`keep` states a chain): only n / keep ancestors are drawn; each makes a chain of keep - 1 moves, and all its
 states are kept.
