@@ -84,7 +84,7 @@ def _simulated(program: Program, key: Any, steps: Any, start: Any, draws: int) -
     """All paths, each drawn by itself."""
     plan, shared = plan_of(program), shared_values(program)
     (number,) = [i for i, stage in enumerate(plan.stages) if isinstance(stage, Loop)]
-    stage = plan.stages[number]
+    stage: Any = plan.stages[number]
     log_weights, made = steps[0], in_order_of_run(stage, steps[1])
     operands = _operands(plan, number, shared, start[1], log_weights.shape[1])
 
@@ -127,8 +127,9 @@ def _carried(stage: Loop) -> list[int]:
 
 def _operands(plan: Plan, number: int, shared: Environment, start: Choices, n: int) -> dict[int, Any]:
     """What the loop's body reads before its first step, by place, for each particle that enters it."""
-    equations = [equation for stage in plan.stages[:number] for equation in stage.equations]
-    stage = plan.stages[number]
+    before: Any = plan.stages[:number]
+    equations = [equation for stage in before for equation in stage.equations]
+    stage: Any = plan.stages[number]
 
     def one(choices: Choices) -> dict[int, Any]:
         environment = dict(shared)
@@ -159,7 +160,8 @@ def _check(program: Program, past: Any) -> None:
     loops = [i for i, stage in enumerate(plan.stages) if isinstance(stage, Loop)]
     if len(loops) != 1:
         raise _refusal(program, f"it has {len(loops)} loops with observations", "exactly one")
-    stage, loop = plan.stages[loops[0]], plan.stages[loops[0]].loop
+    stage: Any = plan.stages[loops[0]]
+    loop = stage.loop
     behind = {a for later in plan.stages[loops[0] + 1 :] for a in later.addresses}
     if any(program.staged.table[a].site.kind != "deterministic" for a in behind):
         raise _refusal(program, f"it has the sites {sorted(behind)} behind its loop", "none")

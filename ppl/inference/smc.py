@@ -104,11 +104,10 @@ class SMC:
         """Sweep once, or once a replicate."""
         refuse(settings, CHAIN_SETTINGS, f"ppl.{self.name}", f"Give it the number: ppl.{self.name}(1000).")
         keys = jax.random.split(key, self.replicates) if self.replicates > 1 else key[None]
-        factor, overflow = 3.0, True
-        while overflow:
-            found = swept_runs(program, keys, self.algorithm(factor), self.store, self.resampling)
-            overflow = self.store == "tree" and any(bool(jnp.any(t.overflow)) for t in found["kept"].values())
+        factor, found = 3.0, swept_runs(program, keys, self.transformer, self.store, self.resampling)
+        while self.store == "tree" and any(bool(jnp.any(tree.overflow)) for tree in found["kept"].values()):
             factor *= 2
+            found = swept_runs(program, keys, self.algorithm(factor), self.store, self.resampling)
         kept = found.pop("kept")
         found = jax.device_get(found)
         if np.all(np.isneginf(found["log_evidence"]) | np.isnan(found["log_evidence"])):
@@ -134,11 +133,12 @@ def swept_run(
     drawn = draw(transformer(suspend(program)).layer.program, key)
     shared, particles, n = shared_values(program), drawn.value, drawn.value.log_weight.shape[0]
     past = history(program, drawn, stored=store == "filter")
+    growth, families = drawn.writes["families"]
     found = {
         "values": jax.vmap(lambda v: outputs_of(program, v, shared), axis_size=n)(particles.value),
         "log_weights": particles.log_weight,
         "log_evidence": log_sum_exp(particles.log_weight),
-        "error": standard_error(*drawn.writes["families"], past.resampled, scheme, n),
+        "error": standard_error(growth, families, jnp.asarray(past.resampled), scheme, n),
         "history": past,
         "kept": _kept(program, drawn, store),
     }

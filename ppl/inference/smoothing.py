@@ -50,8 +50,8 @@ class LagKeeper:
     def start(self, n: int, written: Any, length: int) -> Recent:
         """Nothing yet."""
         del length
-        empty = jax.tree.map(lambda x: jnp.zeros((self.lag + 1, *x.shape), x.dtype), written)
-        return Recent(*empty, jnp.arange(n, dtype=jnp.int32))
+        values, masks = jax.tree.map(lambda x: jnp.zeros((self.lag + 1, *x.shape), x.dtype), written)
+        return Recent(values, masks, jnp.arange(n, dtype=jnp.int32))
 
     def step(self, state: Recent, step: Step) -> Recent:
         """Follow the ancestors, take the step in, let the oldest go."""

@@ -65,7 +65,7 @@ def swept(before: Program, program: Program, how: Sweep, retained: Choices | Non
     families = how.families and how.batched
     eve = kinship.first_labels(len(particles.log_weight)) if families else places_of(particles)
     particles = particles._replace(value=Marked(particles.value, (), eve))
-    kin = kinship.start(particles.log_weight) if families else ()
+    kin: Any = kinship.start(particles.log_weight) if families else ()
     for number, stage in enumerate(stages[how.first :], how.first):
         name = f"stage {number}"
         if retained is not None:
@@ -122,7 +122,7 @@ def _before(layer: Layer, how: Sweep, name: str, *, marked: bool = False, ahead:
         _record(particles, how)
         index = places_of(particles) if marked else ()
         particles = particles._replace(value=particles.value._replace(index=index, ahead=ahead))
-        ess = effective_sample_size(particles.log_weight) if kin else ()
+        ess: Any = effective_sample_size(particles.log_weight) if kin else ()
         particles = _transformed(particles, (how.before,), how)
         if marked:
             deterministic("ancestors", particles.value.index)
