@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ppl.errors import ConvergenceError, DegenerateWeightsError
@@ -151,7 +152,7 @@ def _refuse_failed(method: TemperedSMC, program: Program, run: Run, path: Temper
 
 
 def _dead(method: TemperedSMC, program: Program, run: Run, path: TemperingPath) -> DegenerateWeightsError:
-    place = jax.tree.map(lambda x: x[0], run.places)
+    place = jax.tree.map(lambda x: jnp.asarray(x[0]), run.places)
     choices = method.how.moves.choices(path, place).choices
     table = f"Log density by site of one of them:\n{density_table(program, choices)}\n" if choices else ""
     return DegenerateWeightsError(

@@ -209,10 +209,10 @@ def counting(program):
 
 
 def test_new_data_need_no_compilation():
-    ppl.infer(normal(1.5), TemperedSMC(100, kernel=counting, moves=2, max_stages=20), key=0)
+    ppl.infer(normal(jnp.array(1.5)), TemperedSMC(100, kernel=counting, moves=2, max_stages=20), key=0)
     traced = len(TRACES)
     for y in (0.5, 2.0):
-        ppl.infer(normal(y), TemperedSMC(100, kernel=counting, moves=2, max_stages=20), key=0)
+        ppl.infer(normal(jnp.array(y)), TemperedSMC(100, kernel=counting, moves=2, max_stages=20), key=0)
     assert traced > 0
     assert len(TRACES) == traced
 
