@@ -5,7 +5,8 @@
 Each row of the data is a design row (an intercept and scaled predictors) times its response, -1 or 1, so that the
 likelihood is the product of sigmoid(row . beta); the coefficients are N(0, 5^2). The data come from the wheel of
 `particles` 0.4, which is downloaded as a file (see particles_data.py). EEG, with 14,980 rows, takes minutes and runs
-with `--all`.
+with `--all`. Moves are Hamiltonian: on the 61 coefficients of Sonar a random walk moves too little, and the estimate of
+2,000 particles is 1.6 nats too high.
 """
 
 import sys
@@ -53,7 +54,7 @@ def evidence(name: str, method: ppl.TemperedSMC) -> tuple[ppl.Posterior, float]:
 
 def main(*, quick: bool = False, names: tuple[str, ...] = ("pima", "sonar")) -> dict[str, ppl.Posterior]:
     """Print estimates, errors, references and seconds."""
-    method, found = ppl.TemperedSMC(500 if quick else 2000), {}
+    method, found = ppl.TemperedSMC(1000 if quick else 4000, kernel="hmc"), {}
     print(f"{method}\n\n{'data':<8} {'log evidence':>16} {'s.e.':>8}   reference{'':<14} stages  seconds")
     for name in names:
         found[name], seconds = evidence(name, method)
