@@ -59,7 +59,7 @@ class Posterior:
         sites: what is known of the sites; taken from `program` where not given.
         continuation: what is needed to go on, of methods that can; not saved.
         remarks: what the method has to say of how it worked, a sentence each.
-        history: what a sequential method saw on its way, step by step; not saved.
+        history: what a sequential method saw, step by step; not saved.
     """
 
     draws: ByAddress
@@ -96,8 +96,8 @@ class Posterior:
     def arrays(self) -> ByAddress:
         """Choices and deterministic values, in the program's order where it is known."""
         arrays = {**self.draws, **self.deterministic}
-        known = [address for address in self.sites or {} if address in arrays]
-        return {address: arrays[address] for address in dict.fromkeys([*known, *arrays])}
+        known = (address for address in self.sites or {} if address in arrays)
+        return {address: arrays[address] for address in dict.fromkeys((*known, *arrays))}
 
     def summary(self, hdi_prob: float = 0.94, addresses: Sequence[str] | None = None) -> Summary:
         """Moments, intervals and how far to trust them, one row per scalar.
@@ -277,9 +277,8 @@ class Posterior:
     def _title(self) -> str:
         chains, draws = self.shape
         count = f"{draws} outcomes" if self._exact else f"{draws} draws"
-        return f"Posterior by {self.method or 'an unnamed method'}: " + (
-            count if chains == 1 else f"{chains} chains of {count}"
-        )
+        count = count if chains == 1 else f"{chains} chains of {count}"
+        return f"Posterior by {self.method or 'an unnamed method'}: {count}"
 
     def _ancestors(self, key: Any, draws: int | None) -> np.ndarray:
         count = math.prod(self.shape) if draws is None else draws
