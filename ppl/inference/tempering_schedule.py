@@ -59,7 +59,7 @@ def next_inverse_temperature(
         >>> import jax.numpy as jnp
         >>> step = next_inverse_temperature(jnp.zeros(4), jnp.array([0.0, 0.0, 0.0, 10.0]), jnp.array(0.0), 0.5)
         >>> round(float(step.beta), 3), bool(step.forced)
-        (0.184, False)
+        (0.187, False)
     """
     alive = jnp.where(nan_to_zero_weight(log_ratios) > -jnp.inf, log_weights, -jnp.inf)
 

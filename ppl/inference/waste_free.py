@@ -30,7 +30,7 @@ def chain_variance(log_weights: Float[Array, "particles"], keep: int, *, indepen
         >>> apart = chain_variance(jnp.log(jnp.array([1.0, 3.0, 1.0, 3.0])), 2, independent=True)
         >>> along = chain_variance(jnp.log(jnp.array([1.0, 3.0, 1.0, 3.0])), 2, independent=False)
         >>> float(apart), float(along)
-        (0.0625, 0.125)
+        (0.0625, 0.1875)
     """
     size = log_weights.shape[0]
     relative = size * jnp.exp(normalize_log_weights(log_weights).log_weights) - 1.0
