@@ -1,9 +1,7 @@
 """Stochastic volatility of an exchange rate: a particle filter's fan of the days that were, and a forecast of the next.
 
 The log variance of the daily returns is a stationary autoregression that nobody sees,
-
     x_t ~ N(mu + rho (x_(t-1) - mu), sigma^2),    y_t ~ N(0, exp(x_t)).
-
 `day` is one step of it; `ppl.OnlineFilter` makes of it a filter that takes one return at a time, and the program of a
 whole series, of which `ppl.ParticleFilter` keeps the particles of every day: the fan is of what was known of a day's
 volatility on its evening. The forecast starts from the last day's particles.
@@ -37,12 +35,11 @@ class Parameters(NamedTuple):
     sigma: float
 
 
-REFERENCES = {
+REFERENCES = {  # log evidence of the returns (nats) by very long runs of other software
     Parameters(-1.02, 0.9702, 0.178): -492.454243,
     Parameters(-1.0, 0.95, 0.3): -497.975919,
     Parameters(0.0, 0.9, 0.5): -540.299925,
 }
-"""Log evidence of the returns (nats) by very long runs of other software."""
 
 
 @ppl.model
@@ -104,7 +101,6 @@ def draw(posterior: ppl.Posterior, futures: np.ndarray, path: Path) -> None:
     bottom.legend(loc="upper left", frameon=False, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
