@@ -61,7 +61,7 @@ def trained(steps: int, batch: int = 32, window: int = 64) -> Writer:
         places = jax.random.randint(jax.random.fold_in(jax.random.key(1), number), (batch, 1), 0, len(TEXT) - window)
         value, slope = jax.value_and_grad(loss)(writer, jnp.asarray(TEXT)[places + jnp.arange(window)[None]])
         change, state = optimizer.update(slope, state)
-        return optax.apply_updates(writer, change), state, value
+        return eqx.apply_updates(writer, change), state, value
 
     carry = writer, optimizer.init(writer), jnp.inf
     for number in range(steps):
@@ -88,7 +88,7 @@ def written(writer: Writer, strength: Any) -> Any:
 def best(writer: Writer, particles: int, key: int, strength: float) -> tuple[int, str]:
     """The text with the fewest letters too many among the particles; at strength 0 they are N independent texts."""
     posterior = ppl.infer(written(writer, strength), ppl.SMC(particles), key=key)
-    excess = np.where(np.isfinite(posterior.log_weights[0]), posterior.values[0], LENGTH)
+    excess = np.where(np.isfinite(np.asarray(posterior.log_weights)[0]), posterior.values[0], LENGTH)
     text = "".join(ALPHABET[c] for c in posterior.draws["char"][0, excess.argmin()])
     return int(excess.min()), text
 

@@ -107,7 +107,7 @@ def main(*, quick: bool = False, folder: str = "output") -> ppl.Posterior:
     past, alone = posterior.history, np.stack([ranges * np.sin(bearings), ranges * np.cos(bearings)], axis=1)
     for name, guess in (("readings alone", alone), ("filter", past.moments("position").mean)):
         print(f"{name:>15}: root mean squared error {np.sqrt(((guess - path) ** 2).sum(axis=1).mean()):.3f}")
-    print(f"Log evidence {posterior.log_evidence.estimate:.2f}; least effective sample size {past.ess.min():.0f}")
+    print(f"Log evidence {past.log_evidence[-1]:.2f}; least effective sample size {past.ess.min():.0f}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     draw(path, alone, past, Path(folder) / "tracking.png")
     return posterior
