@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LAWS = [*range(1, 31), *range(34, 39)]
+LAWS = [*range(1, 39)]
 
 
 def rows():
