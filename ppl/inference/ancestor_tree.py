@@ -92,14 +92,17 @@ def _collected(state: Growing) -> Growing:
     """Free every slot that is not among the leaves or above one."""
     tree, slots, n = state.tree, state.free.shape[0], state.tree.leaves.shape[0]
 
+    def unfinished(carried: Any) -> Any:
+        alive, above, rounds = carried  # lines get twice as long a round; after an overflow they may bite their tails
+        return jnp.any(alive & (above < slots)) & (rounds < slots.bit_length() + 1)
+
     def round_up(carried: Any) -> Any:
-        alive, above = carried
+        alive, above, rounds = carried
         alive = alive.at[jnp.where(alive, above, slots)].set(True, mode="drop")
-        return alive, above.at[above].get(mode="fill", fill_value=slots)
+        return alive, above.at[above].get(mode="fill", fill_value=slots), rounds + 1
 
     alive = jnp.zeros(slots, bool).at[tree.leaves].set(True, mode="drop")
-    start = alive, tree.parent
-    alive, _ = lax.while_loop(lambda carried: jnp.any(carried[0] & (carried[1] < slots)), round_up, start)
+    alive, _, _ = lax.while_loop(unfinished, round_up, (alive, tree.parent, jnp.int32(0)))
     places = prefix_count((~alive).astype(jnp.int32)) - 1
     free = jnp.zeros_like(state.free).at[jnp.where(alive, slots, places)].set(jnp.arange(slots), mode="drop")
     top = places[-1] + 1
