@@ -63,7 +63,7 @@ def trained(steps: int, batch: int = 32, window: int = 64) -> Writer:
         change, state = optimizer.update(slope, state)
         return eqx.apply_updates(writer, change), state, value
 
-    carry = writer, optimizer.init(writer), jnp.inf
+    carry: Any = (writer, optimizer.init(eqx.filter(writer, eqx.is_array)), jnp.inf)
     for number in range(steps):
         carry = step(number, carry)
     print(f"Trained on {len(TEXT):,} characters: {carry[2] / np.log(2):.2f} bits a character")
