@@ -59,6 +59,7 @@ def same(left, right):
     ("scheme", "threshold", "proposal"),
     [("systematic", 0.9, None), ("multinomial", None, None), ("stratified", 0.5, near)],
 )
+@pytest.mark.slow
 def test_one_by_one_is_the_batch_filter_draw_by_draw(key, scheme, threshold, proposal):
     online = ppl.OnlineFilter(start(), move, 100, proposal, scheme, threshold)
     state = fed(online, online.init(key), YS)

@@ -70,6 +70,7 @@ def marginal():
 
 
 @pytest.mark.parametrize("method", ["gibbs", "marginal"])
+@pytest.mark.slow
 def test_the_parameter_has_its_posterior(method, truth, request):
     draws = np.log(np.asarray(request.getfixturevalue(method).draws["s"]))
     ess = effective(draws)

@@ -112,6 +112,7 @@ def test_one_run_is_repeatable_and_knows_its_error():
     assert 0.01 < one.log_evidence.standard_error < 1.0
 
 
+@pytest.mark.slow
 def test_filters_grow_where_few_moves_are_accepted(monkeypatch):
     monkeypatch.setattr(smc2, "LOW_ACCEPTANCE", 1.1)
     method = ppl.SMC2(100, 10, moves=1, most_inner=20)
@@ -122,6 +123,7 @@ def test_filters_grow_where_few_moves_are_accepted(monkeypatch):
     assert abs(found.log_evidence.estimate - np.log(by_quadrature(YS)[0])) < 1.5
 
 
+@pytest.mark.slow
 def test_states_may_start_before_the_loop_and_data_may_come_in_straight_lines():
     """An observation before the loop, states drawn outside it, a discrete and a continuous parameter."""
 

@@ -102,6 +102,7 @@ def refused(program, match, method=None, key=0):
         backward_simulation(ppl.infer(program, method or ppl.SMC(20, store="filter"), key=key), 3, key)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_simulated_backwards_is_refused():
     @ppl.model
     def parameter(ys):

@@ -248,6 +248,7 @@ def test_23_a_sweep_means_the_program_of_the_oracle(structure):
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("two loops", "systematic"), ("observed twice", "multinomial")])
+@pytest.mark.slow
 def test_a_sweep_is_the_fold_of_its_steps_in_law(programs, name, scheme):
     """The law of the particle set itself: values and weights of both particles, jointly."""
     again = ppl.resample(scheme, 0.9)

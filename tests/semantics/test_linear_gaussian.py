@@ -155,6 +155,7 @@ def errors(model, truth, runs=30):
     return np.array([ppl.infer(model(REGIMES), method, key=k).log_evidence.estimate for k in range(runs)]) - truth
 
 
+@pytest.mark.slow
 def test_collapsed_particles_know_the_exact_evidence_with_less_noise():
     """False alarm 1e-6 for the mean of the evidence; the mutant, evidence as of one step, is told at once."""
     truth = float(switching(REGIMES).enumerate().log_mass)
