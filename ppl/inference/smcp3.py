@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppl.errors import DegenerateWeightsError, LawViolation
+from ppl.inference.combinators import repeat
 from ppl.inference.drawing import draw
 from ppl.inference.extension import Extension, extended
 from ppl.inference.genealogy import log_evidence_error
@@ -30,13 +31,12 @@ from ppl.inference.smc import History
 from ppl.numerics.weights import effective_sample_size, log_sum_exp, nan_to_zero_weight
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
-from ppl.semantics.blocks import Transformer, identity, resample
+from ppl.semantics.blocks import Resample, resample
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position, SampleSite
 from ppl.semantics.representations import Particle, Population, WeighSites, Weighted
-from ppl.semantics.rewrites import Rewrite
 from ppl.typing import PRNGKey
 
 
@@ -65,9 +65,8 @@ class Stages:
 
     extensions: tuple[Extension, ...]
     particles: int
-    before: Transformer
+    before: Resample
     kernel: KernelMaker | None = None
-    moves: int = 1
 
 
 def grown(programs: tuple[Program, ...], how: Stages) -> Particle:
@@ -120,10 +119,7 @@ def _moved(program: Program, particles: Particle, how: Stages) -> Particle:
     kernel = how.kernel(program)
 
     def one(choices: Any) -> Any:
-        state = replayed(program, choices).state
-        for _ in range(how.moves):
-            state = sample("move", kernel(state)) if how.moves == 1 else kernel(state).rewrite(Rewrite())
-        return state.choices
+        return sample("move", kernel(replayed(program, choices).state)).choices
 
     choices, eve = particles.value
     return particles._replace(value=(vmap(one)(choices), eve))
@@ -154,6 +150,7 @@ class SMCP3:
         resampling: The scheme: see `ppl.resample`.
         threshold: Resample where the effective sample size is below this fraction; None: always.
         kernel: A maker of kernels that move the particles after each resampling; hashable. None: no moves.
+        moves: How often each particle is moved.
 
     The compiled code has all programs one behind the other: meant for tens of programs, not thousands.
 
@@ -189,6 +186,7 @@ class SMCP3:
     def __post_init__(self) -> None:
         positive("particles", self.particles)
         positive("moves", self.moves)
+        resample(self.resampling, self.threshold)
         if not self.programs or not all(isinstance(program, Program) for program in self.programs):
             raise TypeError(
                 f"programs is {self.programs!r}.\nExpected: the programs before the target, at least one; call the "
@@ -216,13 +214,10 @@ class SMCP3:
         )
 
     def _stages(self, steps: int) -> Stages:
-        forward, backward = (_for_each(part, steps, name) for part, name in self._kernels())
+        forward, backward = _for_each(self.forward, steps, "forward"), _for_each(self.backward, steps, "backward")
         extensions = tuple(Extension(f, b) for f, b in zip(forward, backward, strict=True))
-        before = resample(self.resampling, self.threshold) if self.resampling else identity
-        return Stages(extensions, self.particles, before, self.kernel, self.moves)
-
-    def _kernels(self) -> tuple[tuple[Any, str], tuple[Any, str]]:
-        return (self.forward, "forward"), (self.backward, "backward")
+        kernel = self.kernel if self.kernel is None or self.moves == 1 else repeat(self.kernel, self.moves)
+        return Stages(extensions, self.particles, Resample(self.resampling, self.threshold), kernel)
 
     def _refuse(self, programs: tuple[Program, ...], found: dict[str, Any]) -> None:
         astray = np.atleast_1d(found["astray"])
@@ -262,7 +257,8 @@ def _run(programs: tuple[Program, ...], key: PRNGKey, how: Stages) -> dict[str, 
         return jnp.stack([drawn.writes[f"program {i}/{name}"] for i in range(count)])
 
     resampled = recorded("resampled", steps)
-    log_evidence, error = log_evidence_error(drawn.value.log_weight, drawn.writes["eve"], resampled)
+    eve, scheme = drawn.writes["eve"], how.before.scheme
+    log_evidence, error = log_evidence_error(drawn.value.log_weight, eve, resampled, scheme)
     return {
         "choices": drawn.value.value,
         "log_weights": drawn.value.log_weight,

@@ -1,5 +1,7 @@
 """Programs that grow: particles extended from one program to the next stand for the next (law 24 for SMCP3). Exact."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import ppl
 import ppl.distributions as dist
 from ppl.errors import LawViolation, MeasureError
+from ppl.inference import smcp3
 from ppl.inference.extension import Extension, extended, weight
 from ppl.inference.smcp3 import Stages, grown, traces
 from ppl.inference.trace_mh import trace_mh_kernel
@@ -65,6 +68,32 @@ def test_the_last_population_stands_for_the_last_program(threshold):
 def test_with_moves_too():
     how = Stages((Extension(add),), 2, ppl.resample("systematic", 0.9), trace_mh_kernel)
     assert gap(Population(ppl.Program.of(grown, ((one(), two()), how)), 2), two()) < ATOL
+
+
+def test_particles_may_be_moved_more_than_once():
+    method = ppl.SMCP3([one()], add, particles=50, kernel=trace_mh_kernel, moves=2)
+    found = ppl.infer(two(), method, key=0)
+    assert abs(found.log_evidence.estimate - float(two().enumerate().log_mass)) < 0.5
+
+
+def reported_over_empirical(runs=300):
+    """Mean reported variance of the log evidence over that of its estimates, with multinomial resampling every time."""
+    method = ppl.SMCP3(
+        [one(), two()], (add, forget), (None, recall), particles=400, resampling="multinomial", threshold=None
+    )
+    found = [ppl.infer(other(), method, key=key).log_evidence for key in range(runs)]
+    return np.mean([run.standard_error**2 for run in found]) / np.var([run.estimate for run in found])
+
+
+def test_the_error_is_that_of_the_scheme(monkeypatch):
+    """The keys are fixed; the ratio's standard error is .08. The mutant takes every scheme for systematic."""
+    smcp3._run.clear_cache()
+    assert 0.75 < reported_over_empirical() < 1.25
+    always = partial(smcp3.log_evidence_error, scheme="systematic")
+    monkeypatch.setattr(smcp3, "log_evidence_error", lambda *arguments: always(*arguments[:3]))
+    smcp3._run.clear_cache()
+    assert reported_over_empirical() > 1.25
+    smcp3._run.clear_cache()
 
 
 def step(old, new, how, log_ratio):
