@@ -25,7 +25,6 @@ from ppl.inference.method import positive
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
 from ppl.semantics.language import deterministic, sample
-from ppl.semantics.measures import join
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position
 from ppl.semantics.rewrites import Rewrite
@@ -174,8 +173,7 @@ class Capture(Rewrite):
 
 def captured(address: str, program: Program) -> tuple[Any, dict[str, Any]]:
     """Sample a program at an address of the one being traced; its value, and what it would record by address."""
-    here = scope.current()
-    with scope.entered(here._replace(prefix=join(here.prefix, address))):
+    with scope.under(address):
         value, result = program.run(Capture())
     return value, ch.flatten(result.writes, program.staged, ("deterministic",))
 

@@ -24,7 +24,7 @@ from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position, SampleSite
-from ppl.semantics.representations import Particle, Population, weigh
+from ppl.semantics.representations import Particle, layer_of, weigh
 from ppl.semantics.rewrites import Rewrite, placed
 from ppl.semantics.site import Site
 from ppl.typing import PRNGKey
@@ -110,17 +110,13 @@ def advanced(
     """Resample where it is time; then one transition of every particle."""
     n = particles.log_weight.shape[0]
     with scope.entered(scope.current()._replace(prefix=prefix)):
-        particles = sample("transformer", resampler(Population(Program.of(_given, (particles,)), n)).program)
+        particles = sample("transformer", resampler(layer_of(particles)).program)
 
     def one(particle: Particle) -> Particle:
         moved = _weighed("step", move(particle.value, *inputs))
         return Particle(moved.value, particle.log_weight + moved.log_weight)
 
     return vmap(one, axis_size=n)(particles)
-
-
-def _given(particles: Particle) -> Particle:
-    return particles
 
 
 def _weighed(address: str, program: Program) -> Particle:

@@ -19,9 +19,9 @@ from ppl.semantics import choices as ch
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.interpreter import run_equations
 from ppl.semantics.language import sample
-from ppl.semantics.looping import WeighAndWrite
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSite
+from ppl.semantics.representations import WeighAndWrite
 from ppl.semantics.rewrites import Rewrite, bind_again
 from ppl.semantics.scoring import log_ratio
 from ppl.semantics.table import addresses_in

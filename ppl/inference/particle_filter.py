@@ -70,7 +70,6 @@ class FilterHistory:
     smoothed: dict[str, Any]
     trees: Any
     stretches: dict[str, Stretch]
-    first: dict[str, Any]
 
     def weights(self, address: str) -> Float[np.ndarray, "steps particles"]:
         """Normalised weights of the particles at the steps that make a choice.

@@ -18,7 +18,6 @@ from ppl.numerics.weights import has_mass
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
 from ppl.semantics.language import sample
-from ppl.semantics.measures import join
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.representations import Population
@@ -44,8 +43,7 @@ class Writing(Rewrite):
 
 def run_of(layer: Population, name: str) -> Drawn:
     """Run the layer at the end of a sweep inside the program being traced, its draws at sites under `name/`."""
-    here = scope.current()
-    with scope.entered(here._replace(prefix=join(here.prefix, name))):
+    with scope.under(name):
         value, result = layer.program.run(Writing())
     return Drawn(value, jnp.zeros((), jnp.result_type(float)), result.writes, result.masks)
 

@@ -40,7 +40,7 @@ from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position, SampleSite
-from ppl.semantics.representations import Particle, Population
+from ppl.semantics.representations import Particle, Population, layer_of
 from ppl.semantics.rewrites import Rewrite, bind_again
 from ppl.semantics.scoring import log_ratio, total_log_prob
 from ppl.semantics.site import Site
@@ -190,8 +190,7 @@ def _renewed(program: Program, particles: Particle, steps: Any, setup: Setup) ->
     """Resample and move where the effective sample size is low."""
 
     def renew(particles: Particle) -> Particle:
-        layer = Population(Program.of(_given, (particles,)), setup.particles)
-        particles = sample("again", setup.again(layer).program)
+        particles = sample("again", setup.again(layer_of(particles)).program)
         kernel = setup.kernel(setup.target(program, steps))
         states = vmap(lambda state: sample("move", kernel(state)), axis_size=setup.particles)(particles.value.state)
         return particles._replace(value=particles.value._replace(state=states))
@@ -199,11 +198,7 @@ def _renewed(program: Program, particles: Particle, steps: Any, setup: Setup) ->
     if setup.threshold is None:
         return renew(particles), jnp.ones((), bool)
     poor = effective_sample_size(particles.log_weight) < setup.threshold * setup.particles
-    return lax.cond(poor, renew, _given, particles), poor
-
-
-def _given(particles: Particle) -> Particle:
-    return particles
+    return lax.cond(poor, renew, lambda particles: particles, particles), poor
 
 
 # --- the method -------------------------------------------------------------------------------------------------------

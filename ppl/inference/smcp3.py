@@ -7,8 +7,7 @@ Particles are traces. From program to program they are extended by a forward ker
 that leaves the measure at hand invariant. Law: the last population stands for the last program.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -35,18 +34,8 @@ from ppl.semantics.blocks import Resample, resample
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import deterministic, sample
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Outcome, Position, SampleSite
-from ppl.semantics.representations import Particle, Population, WeighSites, Weighted
+from ppl.semantics.representations import Particle, WeighAndWrite, Weighted, layer_of
 from ppl.typing import PRNGKey
-
-
-class WeighTraces(WeighSites):
-    """Keep latent choices and write them; observations and factors become a log weight."""
-
-    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
-        """Write the choice."""
-        outcome = super().sample(node, read, where)
-        return outcome if node.observed is not None else outcome._replace(write=outcome.value)
 
 
 def traces(program: Program) -> Weighted:
@@ -55,7 +44,7 @@ def traces(program: Program) -> Weighted:
 
 
 def _trace(program: Program) -> Particle:
-    _, result = program.run(WeighTraces())
+    _, result = program.run(WeighAndWrite())
     return Particle(ch.flatten(result.writes, program.staged, ("latent",)), result.total)
 
 
@@ -75,21 +64,14 @@ def grown(programs: tuple[Program, ...], how: Stages) -> Particle:
     particles = vmap(lambda: sample("start", traces(programs[0]).program), axis_size=n)()
     particles = Particle((particles.value, jnp.arange(n, dtype=jnp.int32)), particles.log_weight - jnp.log(n))
     for number, (old, new) in enumerate(zip(programs, programs[1:], strict=False)):
-        with _under(f"program {number}"):
+        with scope.under(f"program {number}"):
             particles = _resampled(_recorded(particles), how)
             particles = _moved(old, particles, how)
             particles = _extended(old, new, particles, how.extensions[number])
-    with _under(f"program {len(programs) - 1}"):
+    with scope.under(f"program {len(programs) - 1}"):
         particles = _recorded(particles)
     deterministic("eve", particles.value[1])
     return Particle(particles.value[0], particles.log_weight)
-
-
-@contextmanager
-def _under(name: str) -> Iterator[None]:
-    here = scope.current()
-    with scope.entered(here._replace(prefix="/".join(part for part in (here.prefix, name) if part))):
-        yield
 
 
 def _recorded(particles: Particle) -> Particle:
@@ -100,14 +82,9 @@ def _recorded(particles: Particle) -> Particle:
     return particles._replace(log_weight=log_weight)
 
 
-def _given(particles: Particle) -> Particle:
-    return particles
-
-
 def _resampled(particles: Particle, how: Stages) -> Particle:
     before = particles.log_weight
-    layer = Population(Program.of(_given, (particles,)), how.particles)
-    particles = sample("resample", how.before(layer).program)
+    particles = sample("resample", how.before(layer_of(particles)).program)
     deterministic("resampled", jnp.any(before != particles.log_weight))
     return particles
 

@@ -27,7 +27,7 @@ from ppl.semantics.handlers import Density
 from ppl.semantics.language import factor
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
-from ppl.semantics.representations import Particle, WeighSites
+from ppl.semantics.representations import Particle, WeighAndWrite
 from ppl.semantics.rewrites import bind_again
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.site import Site
@@ -146,18 +146,9 @@ def _bridge(program: Program, initial: Program, beta: Any) -> Any:
 # --- drawing the start ------------------------------------------------------------------------------------------------
 
 
-class _Drawing(WeighSites):
-    """As `WeighSites`; choices are written too."""
-
-    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
-        """Write a choice."""
-        out = super().sample(node, read, where)
-        return out if node.observed is not None else out._replace(write=out.value)
-
-
 def drawn_state(program: Program) -> Particle:
     """Bind a program's choices in the model being traced: the state that they make up, and its log weight (nats)."""
-    _, result = program.run(_Drawing())
+    _, result = program.run(WeighAndWrite())
     staged = program.staged
     state = State(ch.flatten(result.writes, staged, ("latent",)), ch.spread(result.masks, staged))
     return Particle(state, result.total)

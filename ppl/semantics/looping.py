@@ -17,9 +17,8 @@ from jax import lax
 from ppl.semantics import jaxpr as jp
 from ppl.semantics.interpreter import run_equations
 from ppl.semantics.lanes import vmap
-from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
-from ppl.semantics.representations import Particle, WeighSites
-from ppl.semantics.site import Site
+from ppl.semantics.protocol import Choices, Position
+from ppl.semantics.representations import Particle, WeighAndWrite
 from ppl.semantics.stages import Environment, Loop, evaluated, fixed_and_moving, random_variables
 
 
@@ -33,19 +32,6 @@ class Marked(NamedTuple):
     index: Any
     eve: Any
     ahead: Any = ()
-
-
-class WeighAndWrite(WeighSites):
-    """`WeighSites` that also writes choices and recorded values."""
-
-    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
-        """Write a choice."""
-        outcome = super().sample(node, read, where)
-        return outcome._replace(write=outcome.value) if node.observed is None else outcome
-
-    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
-        """Write a value."""
-        return super().deterministic(site, value, where)._replace(write=value)
 
 
 class Cast(NamedTuple):

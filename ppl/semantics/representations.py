@@ -91,6 +91,19 @@ class WeighSites(Rewrite):
         return Outcome(None, jnp.sum(log_weight).astype(jnp.result_type(float)))
 
 
+class WeighAndWrite(WeighSites):
+    """`WeighSites` that also writes choices and recorded values."""
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """Write a choice."""
+        outcome = super().sample(node, read, where)
+        return outcome._replace(write=outcome.value) if node.observed is None else outcome
+
+    def deterministic(self, site: Site, value: Any, where: Position) -> Outcome:
+        """Write a value."""
+        return super().deterministic(site, value, where)._replace(write=value)
+
+
 def weigh(program: Program) -> Particle:
     """Bind a program's latent choices in the model being traced; its observations and factors become the log weight."""
     value, result = program.run(WeighSites())
@@ -110,6 +123,16 @@ def population(program: Program, n: int) -> Population:
 def _spread(program: Program, n: int) -> Particle:
     particles = vmap(lambda: sample("particle", program), axis_size=n)()
     return particles._replace(log_weight=particles.log_weight - jnp.log(n))
+
+
+def layer_of(particles: Particle) -> Any:
+    """Particles at hand in the model being traced, as a transformer takes them: `Weighted` or `Population`."""
+    program = Program.of(_given, (particles,))
+    return Population(program, particles.log_weight.shape[0]) if particles.log_weight.ndim else Weighted(program)
+
+
+def _given(particles: Particle) -> Particle:
+    return particles
 
 
 # --- meaning ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ finish . advance = finish; advancing at the end does nothing; sweep t = (advance
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -15,8 +14,8 @@ from ppl.semantics.blocks import Transformer, compose, resample, spawn
 from ppl.semantics.enumeration import DEFAULT_LIMIT
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.keeping import Keeper
-from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
+from ppl.semantics.looping import each
 from ppl.semantics.program import Program
 from ppl.semantics.representations import Particle, Population, WeighSites, Weighted, meaning
 from ppl.semantics.stages import Plan, outputs_of, plan_of, shared_values
@@ -97,13 +96,7 @@ def _advance_layer(before: Program, program: Program, number: int, *, batched: b
         values, log_weight = stage.run(particle.value, shared, WeighSites())
         return Particle(values, particle.log_weight + log_weight)
 
-    return _each(step, particles, batched=batched)
-
-
-def _each(step: Any, particles: Particle, *, batched: bool) -> Particle:
-    if not batched:
-        return step(particles)
-    return vmap(step, axis_size=particles.log_weight.shape[0])(particles)
+    return each(step, particles, batched=batched)
 
 
 def sweep(
@@ -177,7 +170,7 @@ def _finished(before: Program, program: Program, *, batched: bool) -> Particle:
     def value(particle: Particle) -> Particle:
         return Particle(outputs_of(program, particle.value, shared), particle.log_weight)
 
-    return _each(value, sample("before", before), batched=batched)
+    return each(value, sample("before", before), batched=batched)
 
 
 def hoist_first(transformer: Transformer) -> Transformer:

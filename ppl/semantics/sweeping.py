@@ -6,7 +6,6 @@ loop and is found by each particle's origin. Stacked outputs are stacked step by
 together along each particle's line of ancestors behind the loop, so that no path is copied at a resampling.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from ppl.semantics.language import deterministic, sample
 from ppl.semantics.looping import Cast, Marked, along, cast_of, each, lines_of, loop_step, places_of, results_of
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
-from ppl.semantics.representations import Particle, Population, WeighSites, Weighted
+from ppl.semantics.representations import Particle, Population, WeighSites, layer_of
 from ppl.semantics.retained import Retained, weights_of
 from ppl.semantics.stages import Environment, Loop, Segment, plan_of, shared_values
 
@@ -88,7 +87,7 @@ def swept(before: Program, program: Program, how: Sweep, retained: Choices | Non
 def _transformed(particles: Particle, transformers: tuple[Transformer, ...], how: Sweep) -> Particle:
     size = particles.log_weight.shape
     for number, transformer in enumerate(transformers):
-        layer = _layer(particles, how)
+        layer = layer_of(particles)
         particles = sample(f"transformer {number}" if number else "transformer", transformer(layer).program)
     if particles.log_weight.shape != size:
         raise MeasureError(
@@ -98,27 +97,11 @@ def _transformed(particles: Particle, transformers: tuple[Transformer, ...], how
     return particles
 
 
-def _layer(particles: Particle, how: Sweep) -> Weighted | Population:
-    program = Program.of(_given, (particles,))
-    return Population(program, particles.log_weight.shape[0]) if how.batched else Weighted(program)
-
-
-def _given(particles: Particle) -> Particle:
-    return particles
-
-
-@contextmanager
-def _under(name: str) -> Any:
-    here = scope.current()
-    with scope.entered(here._replace(prefix="/".join(part for part in (here.prefix, name) if part))):
-        yield
-
-
 def _before(layer: Layer, how: Sweep, name: str, *, marked: bool = False, ahead: Any = ()) -> Layer:
     """The transformation before a stage; each particle is marked with its place before, where somebody asks."""
     kin, particles = layer
     marked |= how.ancestry
-    with _under(name):
+    with scope.under(name):
         _record(particles, how)
         index = places_of(particles) if marked else ()
         particles = particles._replace(value=particles.value._replace(index=index, ahead=ahead))
@@ -143,11 +126,11 @@ def _record(particles: Particle, how: Sweep) -> None:
 def _after(particles: Particle, how: Sweep, name: str) -> Particle:
     """The transformations after a stage."""
     log_weight = nan_to_zero_weight(particles.log_weight)
-    with _under(name):
+    with scope.under(name):
         deterministic("nan_weights", jnp.sum(jnp.isnan(particles.log_weight), dtype=jnp.int32))
         deterministic("log_weight", log_weight)
         particles = particles._replace(log_weight=log_weight, value=particles.value._replace(index=()))
-        with _under("after"):
+        with scope.under("after"):
             return _transformed(particles, how.after, how) if how.after else particles
 
 
@@ -190,7 +173,7 @@ def _loop(stage: Loop, layer: Layer, shared: Environment, how: Sweep, name: str)
         carried, layer, ys, written = loop_step(stage, time, values, (layer, xs), batched=how.batched, reads=reads)
         layer = _after(layer, how, name)
         if how.keeper is not None:
-            with _under(name):
+            with scope.under(name):
                 kept = how.keeper.step(kept, Step(time, index, written, layer.log_weight))
         return (carried, layer, kin, kept), (index, ys)
 
@@ -206,7 +189,7 @@ def _loop(stage: Loop, layer: Layer, shared: Environment, how: Sweep, name: str)
         body, init, (times, cast.among(cast.shared, "xs")), length=loop.length, reverse=loop.reverse
     )
     if how.keeper is not None:
-        with _under(name):
+        with scope.under(name):
             how.keeper.end(kept, layer.log_weight)
     moving, origin = layer.value.value
     lines = lines_of(ancestors, places_of(particles), reverse=loop.reverse) if stage.stacks else None
