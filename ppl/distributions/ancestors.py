@@ -57,7 +57,7 @@ class Ancestors:
 
 
 @jax.tree_util.register_pytree_node_class
-class ConditionalAncestors:
+class ConditionalAncestors(Ancestors):
     """The law of the ancestors of `n` particles, given that position 0 holds a copy of particle 0.
 
     With the positions of `Ancestors` shifted cyclically by a uniform amount, it is the law of these given that the
@@ -69,20 +69,6 @@ class ConditionalAncestors:
         scheme: `"multinomial"`, `"systematic"` or `"killing"`.
     """
 
-    def __init__(self, log_weights: Float[Array, "particles"], n: int, scheme: str = "systematic") -> None:
-        self.log_weights = log_weights
-        self.n = n
-        self.scheme = scheme
-
-    def tree_flatten(self) -> tuple[tuple[Any], tuple[int, str]]:
-        """The weights are the leaf."""
-        return (self.log_weights,), (self.n, self.scheme)
-
-    @classmethod
-    def tree_unflatten(cls, static: tuple[int, str], children: tuple[Any]) -> "ConditionalAncestors":
-        """Rebuild from leaves."""
-        return cls(children[0], *static)
-
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Int32[Array, "... n"]:
         """Draw the ancestor of every position; the first is 0."""
         return _draws(conditional_resampler(self.scheme), key, self.log_weights, self.n, sample_shape)
@@ -90,10 +76,6 @@ class ConditionalAncestors:
     def outcomes(self) -> Outcomes | None:
         """All outcomes; None if too many."""
         return _outcomes(CONDITIONAL_CELLS[self.scheme](self.log_weights, self.n))
-
-    def log_prob(self, value: Int32[Array, "n"]) -> Float[Array, ""]:
-        """Log probability of ancestors, in nats."""
-        return _log_prob(self.outcomes(), value, self)
 
 
 def _draws(scheme: Resampler, key: Any, log_weights: Any, n: int, sample_shape: tuple[int, ...]) -> Any:
@@ -117,7 +99,7 @@ def _outcomes(cells: JointCells | PositionCells | None) -> Outcomes | None:
     return Outcomes(cells.ancestors.T, cells.log_probs.T)
 
 
-def _log_prob(outcomes: Outcomes | None, value: Any, measure: Ancestors | ConditionalAncestors) -> Any:
+def _log_prob(outcomes: Outcomes | None, value: Any, measure: Ancestors) -> Any:
     """The mass of the outcomes that are equal to a value."""
     if outcomes is None:
         raise NotFiniteError(

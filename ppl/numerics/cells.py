@@ -69,12 +69,24 @@ def systematic_cells(log_weights: Float[Array, "particles"], n: int) -> JointCel
         >>> cells.ancestors.tolist(), jnp.exp(cells.log_probs).tolist()
         ([[0, 0], [0, 0], [0, 1]], [0.0, 0.5, 0.5])
     """
-    cuts = jnp.sort(share_ends(weights_or_uniform(log_weights), n).fraction)
-    edges = jnp.concatenate([jnp.zeros_like(cuts[:1]), cuts, jnp.ones_like(cuts[:1])])
+    edges = edges_of(share_ends(weights_or_uniform(log_weights), n))
     # Cells are closed on the left, as `u < fraction` is: their left edge stands for all of a cell, unrounded. Of
     # a cell at 1, which is empty, it stands outside [0, 1), and counts for nothing.
     ancestors = jax.vmap(lambda u: systematic(u, log_weights, n))(edges[:-1])
     return JointCells(ancestors, jnp.log(jnp.diff(edges)))
+
+
+def edges_of(ends: Ends) -> Float[Array, "edges"]:
+    """The edges of the cells of one number in [0, 1) that is compared with the fractions of all ends.
+
+    Args:
+        ends: see `ppl.numerics.shares.share_ends`.
+
+    Returns:
+        0, the fractions in rising order, 1.
+    """
+    cuts = jnp.sort(ends.fraction)
+    return jnp.concatenate([jnp.zeros_like(cuts[:1]), cuts, jnp.ones_like(cuts[:1])])
 
 
 def stratified_cells(log_weights: Float[Array, "particles"], n: int) -> PositionCells:

@@ -10,6 +10,7 @@ from ppl.numerics.cells import (
     JOINT_LIMIT,
     JointCells,
     PositionCells,
+    edges_of,
     joint_cells,
     killing_law,
     multinomial_cells,
@@ -53,8 +54,7 @@ def conditional_systematic_cells(log_weights: Float[Array, "particles"], n: int)
         n (J + 1) joint cells.
     """
     ends = share_ends(weights_or_uniform(log_weights), n)
-    cuts = jnp.sort(ends.fraction)
-    edges = jnp.concatenate([jnp.zeros_like(cuts[:1]), cuts, jnp.ones_like(cuts[:1])])
+    edges = edges_of(ends)
     rising = jax.vmap(lambda u: systematic(u, log_weights, n))(edges[:-1])
     # A retained particle without weight has no share: its point is the one at the beginning.
     own = jnp.where(ends.whole[0] + ends.fraction[0] > 0, overlaps(ends, n)[:, 0], jnp.arange(n) == 0)
