@@ -118,7 +118,7 @@ class Posterior:
             masks=self.masks,
             context=Context(weights, self._exact, hdi_prob),
             dims=self.dims,
-            notes=self._notes(weights),
+            notes=posterior_notes(self, weights, exact=self._exact),
             title=self._title(),
         )
 
@@ -300,9 +300,6 @@ class Posterior:
             attrs["log_evidence"] = float(self.log_evidence.estimate)
             attrs["log_evidence_standard_error"] = float(self.log_evidence.standard_error)
         return attrs
-
-    def _notes(self, weights: np.ndarray | None) -> list[Note]:
-        return posterior_notes(self, weights, exact=self._exact)
 
     def _overview(self) -> tuple[list[str], list[list[str]], list[Note]]:
         return overview(self, exact=self._exact)
