@@ -4,7 +4,7 @@ from ppl import native
 
 native.enable()
 
-from ppl import distributions, errors, inference, testing
+from ppl import distributions, errors, inference, testing, vi
 from ppl.inference import (
     HMC,
     MAMS,
@@ -132,6 +132,7 @@ __all__ = [
     "unconstrained",
     "unit",
     "unweighed",
+    "vi",
     "vmap",
     "weighted",
 ]

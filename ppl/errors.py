@@ -81,6 +81,10 @@ class ReparameterizationError(PplError):
     """A reparameterisation rule does not fit the distribution at its site."""
 
 
+class StrategyError(PplError):
+    """A gradient strategy does not fit its choice, or the place of the choice in the program."""
+
+
 class DegenerateWeightsError(PplError):
     """Every log weight is minus infinity: there is no posterior to speak of."""
 

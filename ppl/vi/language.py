@@ -1,0 +1,125 @@
+"""What an objective says of other programs: draw one with its density, score one, change a choice's strategy.
+
+    simulate(program)      = (choices x, log density of the program at x),  x drawn by sites of the objective
+    log_density(program, x) = the log density of the program at x
+
+Both are differentiable in the program's parameters and in the choices.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ppl.errors import AddressError
+from ppl.semantics import choices as ch
+from ppl.semantics import scope
+from ppl.semantics.binding import bind_sample
+from ppl.semantics.handlers import Scoring
+from ppl.semantics.program import Program
+from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
+from ppl.semantics.rewrites import Rewrite, placed
+from ppl.semantics.scoring import total_log_prob
+from ppl.vi.strategy import Strategy
+
+
+class Simulates(Scoring):
+    """Binds every choice again, and adds up log densities. Writes the choices."""
+
+    emits = True
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """The choice as a site of the objective, with its log density."""
+        del read, where
+        given = node.observed is not None
+        value = node.observed if given else bind_sample(placed(node.site), node.measure)
+        return Outcome(value, total_log_prob(node.measure, value), None if given else value)
+
+
+def simulate(program: Program, address: str = "") -> tuple[Choices, Any]:
+    """Draw a program's choices inside an objective, with their log density.
+
+    Args:
+        program: A program. Its choices keep their gradient strategies.
+        address: A prefix for the addresses of its choices in the objective (not in what is returned), needed where an
+            objective draws the same addresses twice.
+
+    Returns:
+        The choices by address, and the program's joint log density there (nats; observations and factors included).
+
+    Examples:
+        >>> import jax, ppl, ppl.distributions as dist
+        >>> from ppl import vi
+        >>> @ppl.model
+        ... def guide(mean):
+        ...     ppl.sample("x", dist.Normal(mean, 1.0))
+        >>> @vi.objective
+        ... def entropy(mean):
+        ...     return -vi.simulate(guide(mean))[1]
+        >>> round(float(entropy.average(2000).value(0, 0.3)), 1)  # 0.5 log(2 pi e)
+        1.4
+    """
+    staged = program.staged
+    ch.refuse_unbounded(staged, "density")
+    with scope.under(address) if address else scope.entered(scope.current()):
+        _, result = program.run(Simulates())
+    return ch.flatten(result.writes, staged, ("latent", "fixed")), result.total
+
+
+def log_density(program: Program, choices: Choices) -> Any:
+    """The joint log density of a program at some choices, in nats, inside an objective.
+
+    Args:
+        program: A program.
+        choices: A value for each of its latent addresses.
+    """
+    return program.log_density(choices)
+
+
+class _WithStrategies(Rewrite):
+    def __init__(self, strategies: Mapping[str, Strategy]) -> None:
+        self.strategies = strategies
+
+    def site(self, node: SampleSite, read: Any) -> Any:
+        del read
+        site = placed(node.site)
+        strategy = self.strategies.get(node.address, site.grad)
+        return bind_sample(site._replace(grad=strategy), node.measure, node.observed)
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """The model function of a program with other strategies; equal to all others with the same ones."""
+
+    strategies: tuple[tuple[str, Strategy], ...]
+
+    def __call__(self, program: Program) -> Any:
+        return program.rewrite(_WithStrategies(dict(self.strategies)))
+
+
+def with_strategies(program: Program, strategies: Mapping[str, Strategy]) -> Program:
+    """The program with other gradient strategies for some of its choices.
+
+    Args:
+        program: A program.
+        strategies: Strategies by address; the other choices keep theirs.
+
+    Raises:
+        AddressError: an address is no choice of the program.
+
+    Examples:
+        >>> import ppl, ppl.distributions as dist
+        >>> from ppl import vi
+        >>> @ppl.model
+        ... def guide(p):
+        ...     ppl.sample("z", dist.Bernoulli(p))
+        >>> vi.strategies(vi.with_strategies(guide(0.3), {"z": vi.score()}))["z"].name
+        'score'
+    """
+    for address in strategies:
+        info = program.sites.get(address)
+        if info is None or info.kind != "latent":
+            raise AddressError(
+                f"A gradient strategy was given for {address!r}, which is no latent choice of {program.name!r}.\n"
+                f"Expected: one of {', '.join(map(repr, ch.latent_infos(program.staged)))}."
+            )
+    return Program.of(_Changed(tuple(sorted(strategies.items()))), (program,))

@@ -1,0 +1,193 @@
+"""`@vi.objective`: a program whose return value is the cost, and unbiased estimates of its mean and gradient.
+
+    value:  E[f(params)]        grad:  d/d params E[f(params)],    expectation over all choices of the program
+
+The estimator is assembled from one strategy per choice (see `ppl.vi.strategy`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ppl.errors import StrategyError
+from ppl.semantics.keys import as_key
+from ppl.semantics.program import Program
+from ppl.vi.expectation import bound_expectation
+from ppl.vi.resolution import resolved
+from ppl.vi.strategy import Run, nothing
+from ppl.vi.surrogate import surrogate
+
+Memory = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A function of parameters that samples, and returns a cost.
+
+    Attributes:
+        function: `function(*bound, params, *args) -> cost`, a scalar; it may contain sites.
+        bound: Its first arguments.
+        maximize: Whether the cost is to be made large.
+        copies: How many independent estimates are averaged.
+    """
+
+    function: Callable[..., Any]
+    bound: tuple[Any, ...] = ()
+    maximize: bool = False
+    copies: int = 1
+
+    def __call__(self, params: Any, *args: Any) -> Program:
+        """The objective at some parameters, as a program."""
+        return Program.of(self.function, (*self.bound, params, *args))
+
+    def average(self, copies: int) -> "Objective":
+        """The mean of independent estimates: less variance for more work, run side by side."""
+        return replace(self, copies=copies)
+
+    def value(self, key: Any, params: Any, *args: Any) -> Any:
+        """An unbiased estimate of the expected cost.
+
+        Args:
+            key: A JAX key (or an int seed).
+            params: The parameters, a pytree.
+            *args: Further arguments (data).
+        """
+        return _value(self.function, (*self.bound, params, *args), as_key(key), self.copies)
+
+    def grad(self, key: Any, params: Any, *args: Any) -> Any:
+        """An unbiased estimate of the gradient of the expected cost in the parameters' float leaves."""
+        return self.value_and_grad(key, params, *args)[1]
+
+    def value_and_grad(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> tuple[Any, Any]:
+        """Both, from one evaluation; leaves of `params` that are no floats have gradient None."""
+        sign = 1.0 if self.maximize else -1.0
+        return _value_and_grad(self.function, self.bound, params, args, as_key(key), memory or {}, self.copies, sign)
+
+    def surrogate(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> Any:
+        """The scalar whose value estimates the expected cost and whose `jax.grad` estimates its gradient."""
+        sign = 1.0 if self.maximize else -1.0
+        return averaged(self(params, *args), as_key(key), self.copies, sign=sign, memory=memory or {})
+
+    def expect(self, params: Any, *args: Any) -> Any:
+        """The exact surrogate, where every choice is finite: all noise is summed out, as the laws need it."""
+        return estimate(self(params, *args), as_key(0), exact=True)
+
+    def __repr__(self) -> str:
+        """`<objective elbo>`."""
+        return f"<objective {getattr(self.function, '__name__', 'cost')}>"
+
+
+@overload
+def objective(function: Callable[..., Any], /) -> Objective: ...
+@overload
+def objective(*, maximize: bool = False) -> Callable[[Callable[..., Any]], Objective]: ...
+def objective(function: Any = None, /, *, maximize: bool = False) -> Any:
+    """Turn a function of parameters that samples into an objective.
+
+    Args:
+        function: `function(params, *args) -> cost`. It may contain `ppl.sample(..., grad=strategy)`, call
+            `vi.simulate`, `vi.log_density` and `vi.expect`, and use JAX's control flow.
+        maximize: Whether `vi.fit` is to make it large; by default a cost is made small.
+
+    Returns:
+        An `Objective`.
+
+    Examples:
+        >>> import jax, ppl, ppl.distributions as dist
+        >>> from ppl import vi
+        >>> @vi.objective
+        ... def cost(p):
+        ...     b = ppl.sample("b", dist.Bernoulli(p), grad=vi.enumerate())
+        ...     return jax.numpy.where(b, 0.0, -p / 2)
+        >>> round(float(cost.grad(0, 0.25)), 4)  # d/dp of -(1 - p) p / 2
+        -0.25
+    """
+    if function is None:
+        return lambda f: Objective(f, maximize=maximize)
+    return Objective(function, maximize=maximize)
+
+
+def expect(address: str, program: Program, copies: int = 1) -> Any:
+    """Inside an objective: an unbiased estimate of another objective's expected value.
+
+    It may enter the cost linearly, or as a factor beside other estimates; any other function of it is biased.
+
+    Args:
+        address: The name of the estimate, unique in the objective.
+        program: An objective at some parameters (or any program whose value is a scalar float).
+        copies: How many independent estimates are averaged.
+
+    Examples:
+        >>> import jax, ppl, ppl.distributions as dist
+        >>> from ppl import vi
+        >>> @vi.objective
+        ... def inner(p, x):
+        ...     return x * ppl.sample("b", dist.Bernoulli(p), grad=vi.enumerate())
+        >>> @vi.objective
+        ... def outer(p, xs):
+        ...     return ppl.vmap(lambda x: vi.expect("inner", inner(p, x)))(xs).sum()
+        >>> float(outer.grad(0, 0.25, jax.numpy.array([1.0, 2.0])))
+        3.0
+    """
+    return bound_expectation(address, program, _estimator, copies)
+
+
+def _estimator(program: Program, key: Any, copies: int | None) -> Any:
+    return estimate(program, key, exact=True) if copies is None else averaged(program, key, copies)
+
+
+def estimate(
+    program: Program, key: Any, *, exact: bool = False, sign: float = 1.0, memory: Memory | None = None
+) -> Any:
+    """One surrogate of a program's expected value.
+
+    Args:
+        program: A program whose value is a scalar float.
+        key: A JAX key.
+        exact: Whether finite noise is summed out instead of drawn.
+        sign: 1 where the value is made large, -1 where small.
+        memory: What baselines remember.
+
+    Raises:
+        StrategyError: the value is no scalar float.
+    """
+    staged = program.staged
+    avals = staged.out_avals
+    if len(avals) != 1 or avals[0].shape or not jnp.issubdtype(avals[0].dtype, jnp.floating):
+        raise StrategyError(
+            f"The objective {program.name!r} returns {[str(aval) for aval in avals]}.\n"
+            "Expected: one scalar float, the cost. Take the sum or mean of arrays, and .astype(float) of integers."
+        )
+    run = Run(key, resolved(staged.code.jaxpr), nothing(), memory or {}, exact=exact, sign=sign)
+    return surrogate(staged.code, program.dynamic, run)
+
+
+def averaged(program: Program, key: Any, copies: int, *, sign: float = 1.0, memory: Memory | None = None) -> Any:
+    """The mean of independent surrogates."""
+    if copies == 1:
+        return estimate(program, key, sign=sign, memory=memory)
+    keys = jax.random.split(key, copies)
+    return jnp.mean(jax.vmap(lambda key: estimate(program, key, sign=sign, memory=memory))(keys))
+
+
+@eqx.filter_jit
+def _value(function: Any, args: tuple[Any, ...], key: Any, copies: int) -> Any:
+    return averaged(Program.of(function, args), key, copies)
+
+
+@eqx.filter_jit
+def _value_and_grad(
+    function: Any, bound: Any, params: Any, args: Any, key: Any, memory: Memory, copies: int, sign: float
+) -> tuple[Any, Any]:
+    free, fixed = eqx.partition(params, eqx.is_inexact_array_like)
+    free = jax.tree.map(jnp.asarray, free)
+
+    def cost(free: Any) -> Any:
+        program = Program.of(function, (*bound, eqx.combine(free, fixed), *args))
+        return averaged(program, key, copies, sign=sign, memory=memory)
+
+    return jax.value_and_grad(cost)(free)

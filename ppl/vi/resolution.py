@@ -1,0 +1,126 @@
+"""Which strategy each choice of an objective has: the one at its site, else the default for its measure.
+
+The default differentiates through the draw where the sampler can be, enumerates where the support is small, and else
+takes the score function. Choices without parameters are noise.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ppl.distributions.drawn import law_of_draws
+from ppl.distributions.finite import outcomes
+from ppl.errors import StrategyError
+from ppl.semantics import jaxpr as jp
+from ppl.vi.enumeration import Enumerate
+from ppl.vi.expectation import Expectation, Nested
+from ppl.vi.joint import joint_size
+from ppl.vi.pathwise import Noise, Reparam
+from ppl.vi.score import Score
+from ppl.vi.strategy import Strategy
+
+SMALL = 16
+"""The most joint values of a choice that is enumerated by default."""
+
+
+class Facts(NamedTuple):
+    """What is known of a choice's measure before the program runs.
+
+    Attributes:
+        kind: The class of the law that draws follow.
+        floating: Whether its values are floats.
+        differentiable: Whether its sampler can be differentiated in all parameters.
+        values: The number of joint values, where the support is finite.
+        parameters: Whether it has float parameters at all.
+        nested: Whether it is a nested expectation.
+    """
+
+    kind: type
+    floating: bool
+    differentiable: bool
+    values: int | None
+    parameters: bool
+    nested: bool
+
+
+class Choice(NamedTuple):
+    """One `sample` equation, and whether it lies inside a loop, branch or lanes."""
+
+    equation: Any
+    inside: bool
+
+
+def choices_in(jaxpr: Any, *, inside: bool = False) -> Iterator[Choice]:
+    """The `sample` equations of a jaxpr, in program order."""
+    for equation in jaxpr.eqns:
+        if equation.primitive is jp.sample_p:
+            yield Choice(equation, inside)
+        elif jp.has_sites(equation):
+            deeper = inside or equation.primitive.name in ("scan", "while", "lanes")
+            for code in jp.inner_codes(equation):
+                yield from choices_in(code.jaxpr, inside=deeper)
+
+
+def facts(equation: Any) -> Facts:
+    """Look at the measure of a `sample` equation."""
+    signature, found = equation.params["signature"], []
+
+    def look(*leaves: Any) -> None:
+        measure = jax.tree.unflatten(signature.measure_tree, leaves)
+        law = law_of_draws(measure)
+        listed = None if isinstance(measure, Expectation) else outcomes(law)
+        found.append((law, None if listed is None else joint_size(listed)))
+
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars[: signature.num_leaves]]
+    jax.eval_shape(look, *avals)
+    law, size = found[0]
+    return Facts(
+        kind=type(law),
+        floating=all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in signature.avals),
+        differentiable=bool(getattr(law, "has_rsample", False)),
+        values=size,
+        parameters=any(jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals),
+        nested=isinstance(law, Expectation),
+    )
+
+
+def default(choice: Choice) -> Strategy:
+    """The strategy of a choice whose site names none."""
+    known = facts(choice.equation)
+    if known.nested:
+        return Nested()
+    if not known.parameters:
+        return Noise()
+    if known.floating and known.differentiable:
+        return Reparam()
+    if known.values is not None and known.values <= SMALL and not choice.inside:
+        return Enumerate()
+    return Score()
+
+
+@lru_cache(maxsize=1024)
+def resolved(jaxpr: Any) -> dict[str, Strategy]:
+    """The strategy of each choice of an objective, by address.
+
+    Raises:
+        StrategyError: an observation in an objective, or something that is no strategy at a site.
+    """
+    strategies: dict[str, Strategy] = {}
+    for choice in choices_in(jaxpr):
+        site = choice.equation.params["site"]
+        if site.kind == "observed":
+            raise StrategyError(
+                f"The objective observes {site.address!r} ({site.source}).\n"
+                "Expected: choices only; an objective returns its cost.\n"
+                "Fix: put the observation into a program, and add vi.log_density(program, choices) to the cost."
+            )
+        if site.grad is not None and not isinstance(site.grad, Strategy):
+            raise StrategyError(
+                f"The site {site.address!r} ({site.source}) was given grad={site.grad!r}.\n"
+                "Expected: a gradient strategy, for example vi.reparam(), vi.score(), vi.enumerate()."
+            )
+        strategies[site.address] = site.grad if site.grad is not None else default(choice)
+    return strategies
