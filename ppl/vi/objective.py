@@ -183,7 +183,7 @@ def _value(function: Any, args: tuple[Any, ...], key: Any, copies: int) -> Any:
 def _value_and_grad(
     function: Any, bound: Any, params: Any, args: Any, key: Any, memory: Memory, copies: int, sign: float
 ) -> tuple[Any, Any]:
-    free, fixed = eqx.partition(params, eqx.is_inexact_array_like)
+    free, fixed = eqx.partition(params, _differentiable)
     free = jax.tree.map(jnp.asarray, free)
 
     def cost(free: Any) -> Any:
@@ -191,3 +191,7 @@ def _value_and_grad(
         return averaged(program, key, copies, sign=sign, memory=memory)
 
     return jax.value_and_grad(cost)(free)
+
+
+def _differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, float) or eqx.is_inexact_array(leaf)
