@@ -34,11 +34,11 @@ def fingerprint(program: Program, key: Any, method: str, settings: Any) -> dict[
     sites = {a: (i.kind, i.shape, str(i.dtype), i.distribution) for a, i in program.sites.items()}
     constants = (np.asarray(x).tobytes() for x in program.staged.code.consts)
     return {
-        "program": _digest(repr((program.name, sites)), _lasting(_without_lines(str(program.jaxpr))), *constants),
-        "data": _digest(*(np.asarray(x).tobytes() for x in program.dynamic)),
-        "key": _digest(np.asarray(jax.random.key_data(key)).tobytes()),
-        "method": _lasting(method),
-        "settings": _lasting(repr(settings)),
+        "program": digest(repr((program.name, sites)), lasting(_without_lines(str(program.jaxpr))), *constants),
+        "data": digest(*(np.asarray(x).tobytes() for x in program.dynamic)),
+        "key": digest(np.asarray(jax.random.key_data(key)).tobytes()),
+        "method": lasting(method),
+        "settings": lasting(repr(settings)),
     }
 
 
@@ -47,16 +47,17 @@ def _without_lines(code: str) -> str:
     return re.sub(r" @ [^\]\n]*:\d+\]", "]", code)
 
 
-def _lasting(text: str) -> str:
+def lasting(text: str) -> str:
     """A text without the addresses of objects in memory, which differ from process to process."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
-def _digest(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
+def digest(*parts: str | bytes) -> str:
+    """Sixteen letters that tell texts and bytes from others."""
+    found = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()[:16]
+        found.update(part.encode() if isinstance(part, str) else part)
+    return found.hexdigest()[:16]
 
 
 class Checkpoint:

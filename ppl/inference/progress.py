@@ -1,6 +1,7 @@
 """The progress of a run: a bar with time left, divergences and step size, fed by many threads at almost no cost."""
 
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
@@ -17,12 +18,14 @@ class Progress(NamedTuple):
         divergences: Divergent transitions after warm-up, likewise.
         step_size: The present step size (None: the sampler has none).
         phase: "warm-up" or "sampling".
+        numbers: What to show in place of divergences and step size (None: these).
     """
 
     transitions: int
     divergences: int = 0
     step_size: float | None = None
     phase: str = "sampling"
+    numbers: Mapping[str, str] | None = None
 
 
 class Reporter:
@@ -59,5 +62,7 @@ class Reporter:
 
 
 def _postfix(progress: Progress, divergences: int) -> dict[str, str]:
+    if progress.numbers is not None:
+        return dict(progress.numbers)
     numbers = {} if progress.step_size is None else {"step size": f"{progress.step_size:.2g}"}
     return {"divergences": str(divergences), **numbers}

@@ -1,0 +1,89 @@
+"""Optimisers that are equal where they do the same: two calls of `optax.adam(0.01)` need one compilation.
+
+An optax optimiser is a pair of closures, new in every call, and equal to no other; compiled code is kept by equality.
+`comparable` gives it functions that are equal where their code and everything they close over are.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+class Comparable:
+    """A function, equal to others of the same code, defaults and closed-over values."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.key = _key(function, 0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function gives."""
+        return self.function(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Comparable) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def comparable(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """An optimiser that takes extra arguments and is equal to others that do the same.
+
+    Examples:
+        >>> import optax
+        >>> adam, again, faster = (comparable(optax.adam(rate)) for rate in (0.1, 0.1, 0.2))
+        >>> adam == again, adam == faster
+        (True, False)
+    """
+    full = optax.with_extra_args_support(optimizer)
+    return optax.GradientTransformationExtraArgs(Comparable(full.init), Comparable(full.update))
+
+
+DEEPEST = 12
+"""How deep closures are looked into."""
+
+
+def _key(value: Any, depth: int) -> Any:
+    """Something hashable that is equal for values that do the same; the object itself where nothing better is known."""
+    if depth > DEEPEST:
+        return _Same(value)
+    if isinstance(value, FunctionType):
+        cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+        held = (cells, value.__defaults__, value.__kwdefaults__)
+        return (value.__code__, id(value.__globals__), _key(held, depth + 1))
+    if isinstance(value, partial):
+        return (partial, *(_key(x, depth + 1) for x in (value.func, value.args, value.keywords)))
+    if isinstance(value, tuple | list):
+        return (type(value), *(_key(x, depth + 1) for x in value))
+    if isinstance(value, dict):
+        return (dict, *((k, _key(x, depth + 1)) for k, x in value.items()))
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
+        return (type(value), value.shape, str(value.dtype), np.asarray(value).tobytes())
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return (type(value), value)
+
+
+class _Same:
+    """An object that is equal to itself alone."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
