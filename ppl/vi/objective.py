@@ -7,7 +7,7 @@ The estimator is assembled from one strategy per choice (see `ppl.vi.strategy`).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import equinox as eqx
 import jax
@@ -16,12 +16,20 @@ import jax.numpy as jnp
 from ppl.errors import StrategyError
 from ppl.semantics.keys import as_key
 from ppl.semantics.program import Program
+from ppl.vi.baselines import Memory, remembered, started
 from ppl.vi.expectation import bound_expectation
 from ppl.vi.resolution import resolved
+from ppl.vi.score import baselines
 from ppl.vi.strategy import Run, nothing
 from ppl.vi.surrogate import surrogate
 
-Memory = dict[str, Any]
+
+class Evaluation(NamedTuple):
+    """One evaluation of an objective: unbiased estimates of value and gradient, and what its baselines remember."""
+
+    value: Any
+    grads: Any
+    memory: Memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +52,11 @@ class Objective:
         """The objective at some parameters, as a program."""
         return Program.of(self.function, (*self.bound, params, *args))
 
+    @property
+    def sign(self) -> float:
+        """1 where the cost is made large, -1 where small."""
+        return 1.0 if self.maximize else -1.0
+
     def average(self, copies: int) -> "Objective":
         """The mean of independent estimates: less variance for more work, run side by side."""
         return replace(self, copies=copies)
@@ -56,7 +69,7 @@ class Objective:
             params: The parameters, a pytree.
             *args: Further arguments (data).
         """
-        return _value(self.function, (*self.bound, params, *args), as_key(key), self.copies)
+        return _value(self.function, (*self.bound, _arrays(params), *args), as_key(key), self.copies)
 
     def grad(self, key: Any, params: Any, *args: Any) -> Any:
         """An unbiased estimate of the gradient of the expected cost in the parameters' float leaves."""
@@ -64,17 +77,32 @@ class Objective:
 
     def value_and_grad(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> tuple[Any, Any]:
         """Both, from one evaluation; leaves of `params` that are no floats have gradient None."""
-        sign = 1.0 if self.maximize else -1.0
-        return _value_and_grad(self.function, self.bound, params, args, as_key(key), memory or {}, self.copies, sign)
+        found = self.evaluate(key, params, *args, memory=memory)
+        return found.value, found.grads
+
+    def memory(self, params: Any, *args: Any) -> Memory:
+        """What the objective's baselines remember before the first evaluation; empty where none learns."""
+        return started(baselines(resolved(self(params, *args).jaxpr)))
+
+    def evaluate(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> Evaluation:
+        """Value and gradient, and what the baselines remember afterwards; for loops that carry it on.
+
+        Args:
+            key: A JAX key (or an int seed).
+            params: The parameters, a pytree; leaves that are no floats have gradient None.
+            *args: Further arguments (data).
+            memory: What the baselines remember: `objective.memory(params, *args)`, or that of the evaluation before.
+        """
+        params = _arrays(params)
+        return _evaluation(self.function, self.bound, params, args, as_key(key), memory or {}, self.copies, self.sign)
 
     def surrogate(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> Any:
         """The scalar whose value estimates the expected cost and whose `jax.grad` estimates its gradient."""
-        sign = 1.0 if self.maximize else -1.0
-        return averaged(self(params, *args), as_key(key), self.copies, sign=sign, memory=memory or {})
+        return averaged(self(params, *args), as_key(key), self.copies, sign=self.sign, memory=memory)
 
     def expect(self, params: Any, *args: Any) -> Any:
         """The exact surrogate, where every choice is finite: all noise is summed out, as the laws need it."""
-        return estimate(self(params, *args), as_key(0), exact=True)
+        return estimate(self(params, *args), as_key(0), sign=self.sign, exact=True)
 
     def __repr__(self) -> str:
         """`<objective elbo>`."""
@@ -137,19 +165,21 @@ def expect(address: str, program: Program, copies: int = 1) -> Any:
 
 
 def _estimator(program: Program, key: Any, copies: int | None) -> Any:
-    return estimate(program, key, exact=True) if copies is None else averaged(program, key, copies)
+    if copies is None:
+        return estimate(program, key, sign=None, exact=True)
+    return averaged(program, key, copies, sign=None)
 
 
 def estimate(
-    program: Program, key: Any, *, exact: bool = False, sign: float = 1.0, memory: Memory | None = None
+    program: Program, key: Any, *, sign: float | None, exact: bool = False, memory: Memory | None = None
 ) -> Any:
     """One surrogate of a program's expected value.
 
     Args:
         program: A program whose value is a scalar float.
         key: A JAX key.
+        sign: 1 where the value is made large, -1 where small; None in a nested expectation, where that is not known.
         exact: Whether finite noise is summed out instead of drawn.
-        sign: 1 where the value is made large, -1 where small.
         memory: What baselines remember.
 
     Raises:
@@ -166,7 +196,7 @@ def estimate(
     return surrogate(staged.code, program.dynamic, run)
 
 
-def averaged(program: Program, key: Any, copies: int, *, sign: float = 1.0, memory: Memory | None = None) -> Any:
+def averaged(program: Program, key: Any, copies: int, *, sign: float | None, memory: Memory | None = None) -> Any:
     """The mean of independent surrogates."""
     if copies == 1:
         return estimate(program, key, sign=sign, memory=memory)
@@ -176,22 +206,29 @@ def averaged(program: Program, key: Any, copies: int, *, sign: float = 1.0, memo
 
 @eqx.filter_jit
 def _value(function: Any, args: tuple[Any, ...], key: Any, copies: int) -> Any:
-    return averaged(Program.of(function, args), key, copies)
+    return averaged(Program.of(function, args), key, copies, sign=1.0)
 
 
 @eqx.filter_jit
-def _value_and_grad(
+def _evaluation(
     function: Any, bound: Any, params: Any, args: Any, key: Any, memory: Memory, copies: int, sign: float
-) -> tuple[Any, Any]:
+) -> Evaluation:
     free, fixed = eqx.partition(params, _differentiable)
-    free = jax.tree.map(jnp.asarray, free)
+
+    def program(free: Any) -> Program:
+        return Program.of(function, (*bound, eqx.combine(free, fixed), *args))
 
     def cost(free: Any) -> Any:
-        program = Program.of(function, (*bound, eqx.combine(free, fixed), *args))
-        return averaged(program, key, copies, sign=sign, memory=memory)
+        return averaged(program(free), key, copies, sign=sign, memory=memory)
 
-    return jax.value_and_grad(cost)(free)
+    value, grads = jax.value_and_grad(cost)(free)
+    return Evaluation(value, grads, remembered(baselines(resolved(program(free).jaxpr)), memory, value))
 
 
 def _differentiable(leaf: Any) -> bool:
     return isinstance(leaf, float) or eqx.is_inexact_array(leaf)
+
+
+def _arrays(params: Any) -> Any:
+    """Parameters whose Python floats are arrays, so that new values need no compilation."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, params)

@@ -5,6 +5,7 @@
 Williams, *Simple statistical gradient-following algorithms* (1992); Mnih and Gregor (2014) for learned baselines.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ppl.distributions.density import log_prob
-from ppl.vi.strategy import Node, Rest, Run, Totals, expect_directly
+from ppl.vi.baselines import Baseline, Constant
+from ppl.vi.strategy import Node, Rest, Run, Strategy, Totals, expect_directly
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,28 @@ class Score:
     """The score function with a baseline.
 
     Attributes:
-        baseline: A number that is subtracted from the cost.
+        baseline: What is subtracted from the cost.
     """
 
-    baseline: float = 0.0
+    baseline: Baseline = Constant(0.0)
     direct: bool = True
 
     def made(self, node: Node, raw: Any, run: Run) -> tuple[Any, Totals]:
         """The draw, held fixed; its log density is owed."""
-        del run
         value = jax.tree.map(jax.lax.stop_gradient, raw)
         score = jnp.sum(log_prob(node.measure, value)).astype(jnp.result_type(float))
-        return value, Totals(score, self.baseline * score)
+        return value, Totals(score, jax.lax.stop_gradient(self.baseline.at(node, run)) * score)
 
     def expect(self, node: Node, run: Run, rest: Rest) -> Any:
         """The rest at the draw."""
         return expect_directly(self, node, run, rest)
+
+
+def score(baseline: float | Baseline = 0.0) -> Score:
+    """The score function (REINFORCE), with a baseline."""
+    return Score(Constant(float(baseline)) if isinstance(baseline, int | float) else baseline)
+
+
+def baselines(strategies: Mapping[str, Strategy]) -> dict[str, Baseline]:
+    """The baseline of each choice that has one."""
+    return {address: s.baseline for address, s in strategies.items() if isinstance(s, Score)}

@@ -7,13 +7,8 @@ from ppl.semantics.program import Program
 from ppl.vi.enumeration import Enumerate
 from ppl.vi.pathwise import Reparam, reparam
 from ppl.vi.resolution import choices_in, resolved
-from ppl.vi.score import Score
+from ppl.vi.score import Score, score
 from ppl.vi.strategy import Strategy
-
-
-def score(baseline: float = 0.0) -> Score:
-    """The score function (REINFORCE), with a baseline."""
-    return Score(baseline)
 
 
 def enumerate() -> Enumerate:

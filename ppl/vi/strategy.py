@@ -48,7 +48,8 @@ class Run(NamedTuple):
         memory: Running means of the cost by address, for baselines that learn from earlier steps.
         exact: Whether finite noise is summed out instead of drawn (what the laws do).
         primal: Whether only the value matters: every choice is drawn once and nothing is differentiated.
-        sign: 1 where the objective is maximised, -1 where it is minimised (learned baselines need to know).
+        sign: 1 where the objective is maximised, -1 where it is minimised (learned baselines need to know); None in a
+            nested expectation, where nobody knows, and nothing is remembered.
     """
 
     key: Any
@@ -57,7 +58,7 @@ class Run(NamedTuple):
     memory: Mapping[str, Any]
     exact: bool = False
     primal: bool = False
-    sign: float = 1.0
+    sign: float | None = 1.0
 
 
 class Node(NamedTuple):
