@@ -1,4 +1,4 @@
-"""The handlers that run a program: simulate, joint density, terms by site, partial choices.
+"""The handlers that run a program: forwards, simulate, joint density, terms by site, partial choices.
 
 Each is one small class; control flow is the interpreter's business. None of them checks its reads: `Program` does.
 """
@@ -27,6 +27,20 @@ def _zero() -> Any:
 
 def _sum(log_weight: Any) -> Any:
     return jnp.sum(log_weight).astype(jnp.result_type(float))
+
+
+class Forward(Handler):
+    """Draw each latent choice from its measure unless it is given. Nothing is weighed or written."""
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """The observed value, the given one, or a fresh draw: the one that `Simulate` makes."""
+        given = node.observed if read is None else read
+        if given is None:
+            given, _ = drawn(node.measure, site_key(self.key, node.address, where.loop), where.lanes)
+        return Outcome(given, ())
 
 
 class Simulate(Handler):

@@ -21,7 +21,8 @@ from ppl.semantics import jaxpr as jp
 from ppl.semantics.lanes import vmap as ppl_vmap
 from ppl.semantics.markov import shifted, steps_are_independent
 from ppl.semantics.protocol import TOP, Choices, Handler, Outcome, Position, Result, SampleSite, add
-from ppl.semantics.table import addresses_in
+from ppl.semantics.site import WEIGHING
+from ppl.semantics.table import addresses_in, site_table
 
 
 def run(code: jp.Code, args: Sequence[Any], handler: Handler, reads: Choices, where: Position = TOP) -> Result:
@@ -176,6 +177,8 @@ def _while(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choi
             f"The condition of a while_loop holds the sites {addresses_in(condition.jaxpr)}.\n"
             "Draw in the loop's body, carry the value in the loop's state, and test that in the condition."
         )
+    if jax.tree.leaves(handler.zero()):
+        _refuse_weights(body)
     split_at = params["cond_nconsts"], params["body_nconsts"]
     cond_consts, body_consts, init = split(operands, *split_at)
     keep_going = jp.as_function(condition)
@@ -187,6 +190,19 @@ def _while(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choi
 
     _, outs = lax.while_loop(lambda s: keep_going(*cond_consts, *s[1])[0], step, (jnp.int32(0), list(init)))
     return Result(outs, handler.zero(), {}, {})
+
+
+def _refuse_weights(body: jp.Code) -> None:
+    """Whoever adds up weights or densities would miss those of a loop without a known number of steps."""
+    sites = [entry.site for entry in site_table(body.jaxpr).values() if entry.site.kind in WEIGHING]
+    if sites:
+        names = ", ".join(f"{site.address!r} ({site.source})" for site in sites)
+        raise UnboundedError(
+            f"A weight was asked of a program that observes or weighs inside a while_loop: {names}.\n"
+            "Expected: observations and factors in straight-line code, branches, lax.scan or lax.fori_loop with a "
+            "fixed number of steps; what a while_loop weighs is not counted.\n"
+            "Fix: lax.scan over the most steps there may be, with a lax.cond around those beyond the end."
+        )
 
 
 def _cond(equation: Any, operands: Sequence[Any], handler: Handler, reads: Choices, where: Position) -> Result:

@@ -20,7 +20,7 @@ from ppl.semantics.binding import refuse_nan
 from ppl.semantics.derived import Mapped, Rewritten
 from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
 from ppl.semantics.finite import FiniteMeasure
-from ppl.semantics.handlers import Density, Simulate, Term, Terms
+from ppl.semantics.handlers import Density, Forward, Simulate, Term, Terms
 from ppl.semantics.interpreter import run
 from ppl.semantics.keys import as_key
 from ppl.semantics.marginal import EXACTLY, MarginalMethod, NormalizeMethod, checked_addresses, marginal_model
@@ -285,7 +285,7 @@ def _as_latent(info: SiteInfo) -> SiteInfo:
 
 @jax.jit
 def _forward(program: Program, key: Any, given: Choices) -> Any:
-    return program.run(Simulate(key), given)[0]
+    return program.run(Forward(key), given)[0]
 
 
 @jax.jit

@@ -9,6 +9,8 @@ from jax import lax
 import ppl
 import ppl.distributions as dist
 from ppl.errors import UnboundedError
+from ppl.inference.drawing import draw
+from ppl.semantics.handlers import Density, Simulate
 from tests.semantics.coherence import coherent, normal
 
 
@@ -175,3 +177,41 @@ def test_lanes_of_a_while_loop_draw_apart(key):
     assert len(np.unique(total)) == 4
     assert int(count[3]) < int(count[:3].min()) + 1
     assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.all(x > 0)), (count, total)))
+
+
+def weighed(weight):
+    """One choice, then a loop that weighs without end in sight."""
+    x = ppl.sample("x", dist.Bernoulli(0.25))
+
+    def body(state):
+        weight()
+        return state + 1
+
+    return x, lax.while_loop(lambda count: count < 3, body, 0)
+
+
+def factors():
+    ppl.factor("w", 0.5)
+
+
+def observes():
+    ppl.sample("w", dist.Normal(0.0, 1.0), obs=0.5)
+
+
+@pytest.mark.parametrize("weight", [factors, observes])
+def test_weights_in_a_while_loop_are_refused_not_dropped(weight, key):
+    """Whoever asks for no weight can run the program."""
+    program = ppl.Program.of(weighed, (), {"weight": weight})
+    assert int(program.sample(key)[1]) == 3
+    for ask in (
+        lambda: program.log_density({"x": jnp.array(0)}),
+        lambda: program.run(Density(), {"x": jnp.array(0)}),
+        lambda: program.run(Simulate(key), {}),
+        lambda: program.simulate(key).log_weight,
+        lambda: ppl.weighted(program).program.sample(key),
+        lambda: draw(program, key),
+        lambda: ppl.infer(program, ppl.Importance(10), key=0, check_data=False),
+        lambda: ppl.infer(program, ppl.SMC(10), key=0, check_data=False),
+    ):
+        with pytest.raises(UnboundedError, match=r"'w' \(test_loops\.py:\d+\)"):
+            ask()
