@@ -2,6 +2,7 @@
 
 from ppl.vi.baselines import leave_one_out, moving_average
 from ppl.vi.language import log_density, simulate, with_strategies
+from ppl.vi.measure_valued import measure_valued
 from ppl.vi.objective import Evaluation, Objective, expect, objective
 from ppl.vi.objectives import elbo, iwelbo
 from ppl.vi.pathwise import reparam
@@ -17,6 +18,7 @@ __all__ = [
     "iwelbo",
     "leave_one_out",
     "log_density",
+    "measure_valued",
     "moving_average",
     "objective",
     "reparam",

@@ -45,7 +45,7 @@ class Draws(Handler):
 
 def opens(equation: Any, run: Run) -> bool:
     """Whether an equation is, or holds, a choice that needs the rest of the program as a function."""
-    if run.primal:
+    if run.primal and not run.exact:
         return False
     addresses = [address for address in held(equation) if address in run.strategies]
     return any(run.exact or not run.strategies[address].direct for address in addresses)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ppl.semantics.program import Program
 from ppl.vi.enumeration import Enumerate
+from ppl.vi.measure_valued import MeasureValued, measure_valued
 from ppl.vi.pathwise import Reparam, reparam
 from ppl.vi.resolution import choices_in, resolved
 from ppl.vi.score import Score, score
@@ -20,6 +21,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "reparam": reparam,
     "score": score,
     "enumerate": enumerate,
+    "measure_valued": measure_valued,
 }
 """Every strategy by name."""
 
@@ -33,7 +35,12 @@ class Chosen(NamedTuple):
     source: Any
 
 
-NAMES: dict[type, str] = {Reparam: "reparam", Score: "score", Enumerate: "enumerate"}
+NAMES: dict[type, str] = {
+    Reparam: "reparam",
+    Score: "score",
+    Enumerate: "enumerate",
+    MeasureValued: "measure_valued",
+}
 
 
 def strategies(program: Program) -> dict[str, Chosen]:
