@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 from jax.extend.core.primitives import random_bits_p, random_fold_in_p, random_split_p
+from jax.extend.source_info_util import user_context
 from jax.interpreters import ad, batching, mlir
 
 from ppl.errors import OutsideModelError, VmapError
@@ -160,10 +161,21 @@ def aval_of(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
+JUMPING = frozenset(
+    ("gt", "lt", "ge", "le", "floor", "ceil", "round", "sign", "argmax", "argmin", "top_k", "sort", "rem")
+    + ("convert_element_type", "jit", "pjit")
+)
+"""Operations whose result is a discontinuous function of floats, and calls that may hold one."""
+
+
 def evaluate(equation: Any, operands: Operands) -> list[Any]:
-    """Run one equation as JAX would."""
+    """Run one equation as JAX would; one that may jump (`ppl.vi` looks at those) keeps the line it was written in."""
     params = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*operands, **params)
+    if equation.primitive.name in JUMPING:
+        with user_context(equation.source_info.traceback):
+            results = equation.primitive.bind(*operands, **params)
+    else:
+        results = equation.primitive.bind(*operands, **params)
     return list(results) if equation.primitive.multiple_results else [results]
 
 

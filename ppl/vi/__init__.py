@@ -1,6 +1,7 @@
 """Programmable variational inference: objectives are programs, their gradients unbiased estimators."""
 
-from ppl.vi.baselines import leave_one_out, moving_average
+from ppl.vi.baselines import baseline, leave_one_out, moving_average
+from ppl.vi.checks import check
 from ppl.vi.language import log_density, simulate, with_strategies
 from ppl.vi.measure_valued import measure_valued
 from ppl.vi.objective import Evaluation, Objective, expect, objective
@@ -12,6 +13,8 @@ __all__ = [
     "Evaluation",
     "Objective",
     "STRATEGIES",
+    "check",
+    "baseline",
     "elbo",
     "enumerate",
     "expect",

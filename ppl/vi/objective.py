@@ -17,6 +17,7 @@ from ppl.errors import StrategyError
 from ppl.semantics.keys import as_key
 from ppl.semantics.program import Program
 from ppl.vi.baselines import Memory, remembered, started
+from ppl.vi.checks import moving_inputs, refuse_invalid
 from ppl.vi.expectation import bound_expectation
 from ppl.vi.resolution import resolved
 from ppl.vi.score import baselines
@@ -98,7 +99,9 @@ class Objective:
 
     def surrogate(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> Any:
         """The scalar whose value estimates the expected cost and whose `jax.grad` estimates its gradient."""
-        return averaged(self(params, *args), as_key(key), self.copies, sign=self.sign, memory=memory)
+        program = self(params, *args)
+        refuse_invalid(program, moving_inputs(self.bound, params, args))
+        return averaged(program, as_key(key), self.copies, sign=self.sign, memory=memory)
 
     def expect(self, params: Any, *args: Any) -> Any:
         """The exact surrogate, where every choice is finite: all noise is summed out, as the laws need it."""
@@ -221,6 +224,7 @@ def _evaluation(
     def cost(free: Any) -> Any:
         return averaged(program(free), key, copies, sign=sign, memory=memory)
 
+    refuse_invalid(program(free), moving_inputs(bound, params, args))
     value, grads = jax.value_and_grad(cost)(free)
     return Evaluation(value, grads, remembered(baselines(resolved(program(free).jaxpr)), memory, value))
 

@@ -15,8 +15,13 @@ class Reparam:
 
     For every distribution whose sampler JAX can differentiate: location-scale families, transformed distributions,
     and those with implicit derivatives of their own (gamma, beta, Dirichlet).
+
+    Attributes:
+        smooth: The user's word that the rest is continuous in x where it looks as if it were not: the static check
+            (`vi.check`) leaves this choice alone.
     """
 
+    smooth: bool = False
     direct: bool = True
 
     def made(self, node: Node, raw: Any, run: Run) -> tuple[Any, Totals]:
@@ -45,10 +50,13 @@ class Noise:
         return expect_directly(self, node, run, rest)
 
 
-def reparam() -> Reparam:
+def reparam(*, smooth: bool = False) -> Reparam:
     """Differentiate through the draw.
 
-    Valid where the rest of the objective is differentiable in the value.
+    Valid where the rest of the objective is continuous in the value and differentiable almost everywhere.
+
+    Args:
+        smooth: Your word that it is, where `vi.check` finds a comparison (both sides agree where it switches).
 
     Examples:
         >>> import jax, ppl, ppl.distributions as dist
@@ -60,7 +68,7 @@ def reparam() -> Reparam:
         >>> bool(abs(draws.mean() - 3.0) < 0.2)
         True
     """
-    return Reparam()
+    return Reparam(smooth)
 
 
 def is_floating(value: Any) -> bool:
