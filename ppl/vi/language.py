@@ -20,6 +20,7 @@ from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.rewrites import Rewrite, placed
 from ppl.semantics.scoring import total_log_prob
 from ppl.vi.strategy import Strategy
+from ppl.vi.unfolding import Unfolds
 
 
 class Simulates(Scoring):
@@ -31,6 +32,9 @@ class Simulates(Scoring):
         """The choice as a site of the objective, with its log density."""
         del read, where
         given = node.observed is not None
+        if not given and isinstance(node.measure, Unfolds):
+            value, log_density = node.measure.unfolded(placed(node.site))
+            return Outcome(value, log_density, value)
         value = node.observed if given else bind_sample(placed(node.site), node.measure)
         return Outcome(value, total_log_prob(node.measure, value), None if given else value)
 
