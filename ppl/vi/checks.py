@@ -75,9 +75,7 @@ def _jump_text(seen: Seen) -> str:
     names = ", ".join(f"{site.address!r} ({site.source})" for site in sites)
     line = f"\n    {jump.text}" if jump.text else ""
     choices = "choice" if len(sites) == 1 else "choices"
-    return (
     return f"- {jump.source}: {jump.what}, of the parameters and the continuous {choices} {names}{line}"
-    )
 
 
 _PATHWISE = """Expected: a cost that is continuous in a reparameterised choice; its derivative does not see jumps.
