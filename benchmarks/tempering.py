@@ -99,8 +99,8 @@ def main() -> None:
     options = parser.parse_args()
     n = options.particles
     arms: dict[str, Callable[[Any], Any]] = {
-        "ours, random_walk": partial(ours, ppl.TemperedSMC(n)),
-        "ours, random_walk, 25 moves": partial(ours, ppl.TemperedSMC(n, moves=25)),
+        "ours, random_walk": partial(ours, ppl.TemperedSMC(n, kernel="random_walk")),
+        "ours, random_walk, 25 moves": partial(ours, ppl.TemperedSMC(n, kernel="random_walk", moves=25)),
         "ours, hmc": partial(ours, ppl.TemperedSMC(n, kernel="hmc")),
         **{f"BlackJAX, {moves} moves": partial(peer, n, moves) for moves in MOVES},
     }

@@ -8,7 +8,7 @@ costs a bias of O(1/N). A population that has lost a mode does not find it again
 Reference: Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", JRSS B 68 (2006).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ import numpy as np
 
 from ppl.errors import ConvergenceError, DegenerateWeightsError
 from ppl.inference.data_checks import density_table
+from ppl.inference.decorrelation import ENOUGH
 from ppl.inference.finish import finish
-from ppl.inference.kernel_moves import KernelMoves, moves_of
+from ppl.inference.kernel_moves import KernelMoves, automatic, moves_of
 from ppl.inference.kernels import KernelMaker, State
 from ppl.inference.mcmc import BLOCK, finished
 from ppl.inference.method import CHAIN_SETTINGS, Settings, positive, refuse
@@ -43,8 +44,9 @@ class TemperedSMC:
     Args:
         particles: Number of particles.
         initial: A program over the same choices to start from, near the posterior; the prior by default.
-        kernel: `"random_walk"` and `"hmc"` tune themselves and move continuous choices (finite ones are summed out); or
-            a maker of kernels for any program, such as `ppl.inference.trace_mh_kernel` or `ppl.inference.gibbs()`.
+        kernel: `"random_walk"` and `"hmc"` tune themselves and move continuous choices (finite ones are summed out);
+            `"auto"`: the first in up to 20 dimensions, the second above, if the density has gradients; or a maker of
+            kernels for any program, such as `ppl.inference.trace_mh_kernel` or `ppl.inference.gibbs()`.
         ess: The share of the effective sample size that a step of the inverse temperature leaves.
         moves: Moves a stage; `"auto"`: until the particles have forgotten their starts (`ppl.inference.decorrelation`).
         waste_free: Keep this many states of each chain, of which there are `particles / waste_free` (Dau and Chopin
@@ -71,7 +73,7 @@ class TemperedSMC:
 
     particles: int = 1000
     initial: Program | None = None
-    kernel: str | KernelMaker = "random_walk"
+    kernel: str | KernelMaker = "auto"
     ess: float = 0.5
     moves: int | Literal["auto"] = "auto"
     waste_free: int | Literal[False] = False
@@ -84,7 +86,8 @@ class TemperedSMC:
         positive("particles", self.particles)
         positive("replicates", self.replicates)
         positive("max_stages", self.max_stages)
-        moves_of(self.kernel)
+        if self.kernel != "auto":
+            moves_of(self.kernel)
         resampler(self.resampling)
         if not 0 < self.ess < 1:
             raise ValueError(f"ess is {self.ess!r}.\nExpected: a share of the particles, between 0 and 1.")
@@ -95,7 +98,7 @@ class TemperedSMC:
 
     @property
     def how(self) -> How:
-        """What is part of the compiled code's identity."""
+        """What is part of the compiled code's identity; `"auto"` kernels need the program first (`run`)."""
         keep = 1 if self.waste_free is False else self.waste_free
         moves = moves_of(self.kernel)
         return How(self.particles, moves, self.ess, self.moves, keep, self.resampling, self.max_stages)
@@ -104,12 +107,13 @@ class TemperedSMC:
         """Run the replicates, and put them together."""
         refuse(settings, CHAIN_SETTINGS, "ppl.TemperedSMC", "Give it the number: ppl.TemperedSMC(1000).")
         path = checked_path(program, self.initial)
-        runs = persistent_runs if self.persistent else adaptive_runs
-        found = jax.device_get(runs(self.how, path, jax.random.split(key, self.replicates)))
-        found = _trimmed(self, found)
-        for replicate in range(self.replicates):
-            _refuse_failed(self, program, jax.tree.map(lambda x, r=replicate: x[r], found), path)
-        return _posterior(self, path, found, key)
+        method = replace(self, kernel=automatic(path)) if self.kernel == "auto" else self
+        runs = persistent_runs if method.persistent else adaptive_runs
+        found = jax.device_get(runs(method.how, path, jax.random.split(key, method.replicates)))
+        found = _trimmed(method, found)
+        for replicate in range(method.replicates):
+            _refuse_failed(method, program, jax.tree.map(lambda x, r=replicate: x[r], found), path)
+        return _posterior(method, path, found, key)
 
 
 def _check_waste_free(method: TemperedSMC) -> None:
@@ -261,6 +265,22 @@ def _remarks(method: TemperedSMC, found: Run, history: Stages, note: str) -> lis
             f"At beta = {history.beta[worst]:.3g} only {history.acceptance[worst]:.1%} of the moves were accepted: the "
             "particles hardly moved. Another kernel, or more moves, would help."
         )
+    told += _stuck(method, history)
     if not np.isfinite(_evidence(found).standard_error):
         told.append("One run cannot tell the error of this evidence: ask for replicates, such as replicates=10.")
     return told
+
+
+def _stuck(method: TemperedSMC, history: Stages) -> list[str]:
+    """Where moves ended although the particles knew their starts (by more than a sample's own correlation)."""
+    late = history.correlation > ENOUGH + 2.0 / np.sqrt(method.particles / (method.waste_free or 1))
+    if not np.any(late):
+        return []
+    worst = int(np.argmax(history.correlation))
+    better = {"random_walk": 'kernel="hmc"', "hmc": "more particles"}.get(str(method.kernel), "another kernel")
+    return [
+        f"The particles did not forget where they were: at {int(np.sum(late))} of {len(late)} stages their correlation "
+        f"with the start of the moves was still above {ENOUGH} (at beta = {history.beta[worst]:.3g} it was "
+        f"{history.correlation[worst]:.2f} after {history.moves[worst]:.0f} moves). Evidence and draws may be off by "
+        f"more than the error says. Where modes lie far apart this must be; else try {better}, or more moves."
+    ]

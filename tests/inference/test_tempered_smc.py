@@ -13,6 +13,7 @@ import ppl.distributions as dist
 from ppl.errors import AddressError, ConvergenceError, DegenerateWeightsError
 from ppl.inference import TemperedSMC, gibbs, trace_mh_kernel
 from ppl.inference.decorrelation import mean_correlation, watch, watched
+from ppl.inference.kernel_moves import automatic
 from ppl.inference.tempered_run import adaptive_runs
 from ppl.inference.tempering_path import TemperingPath, checked_path
 from ppl.inference.tempering_schedule import next_inverse_temperature
@@ -222,6 +223,34 @@ def test_the_same_key_gives_the_same_run():
     a, b = (ppl.infer(normal(1.5), method, key=6) for _ in range(2))
     np.testing.assert_array_equal(a.draws["mu"], b.draws["mu"])
     assert a.log_evidence == b.log_evidence
+
+
+# --- moves that are too few -------------------------------------------------------------------------------------------
+
+
+@ppl.model
+def many(loc, searching):
+    """Thirty normals in a row; or a density without reverse mode."""
+    x = ppl.sample("x", dist.Normal(0.0, 1.0).expand([30]).to_event(1))
+    ppl.sample("y", dist.Normal(x, 0.5).to_event(1), obs=jnp.full(30, loc))
+    if searching:
+        ppl.factor("searched", jax.lax.while_loop(lambda z: z > 1.0, lambda z: 0.5 * z, x[0]) * 1e-3)
+
+
+def test_the_automatic_kernel_follows_dimension_and_gradients():
+    """A random walk in few dimensions, or where a while_loop has no reverse mode."""
+    wanted = {"random_walk": (normal(1.5), many(1.0, searching=True)), "hmc": (many(1.0, searching=False),)}
+    for name, programs in wanted.items():
+        assert [automatic(TemperingPath(p)) for p in programs] == [name] * len(programs)
+
+
+def test_a_walk_that_does_not_get_away_says_so(plain):
+    """In thirty dimensions, five moves of a random walk; those that are enough are not remarked on."""
+    method = TemperedSMC(400, kernel="random_walk", moves=5, max_stages=40)
+    posterior = ppl.infer(many(jnp.array(1.0), searching=False), method, key=0)
+    (remark,) = [r for r in posterior.remarks if "did not forget" in r]
+    assert 'try kernel="hmc"' in remark
+    assert not any("did not forget" in r for found in plain.values() for r in found.remarks)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
