@@ -4,6 +4,8 @@ Each message says what was expected, what was got, the address, the user's sourc
 Law: an error leaves no state behind (no handler, scope or plate stays active). This file raises nothing itself.
 """
 
+from typing import Any
+
 
 class PplError(Exception):
     """Base class of every error that QuasiBorel raises on purpose."""
@@ -91,6 +93,12 @@ class DegenerateWeightsError(PplError):
 
 class ConvergenceError(PplError):
     """An inference method reports that its result must not be used as it is."""
+
+
+class FitError(PplError):
+    """A fit met a value that is not finite; its attribute `fit` holds what there was before."""
+
+    fit: Any = None
 
 
 class LawViolation(PplError):

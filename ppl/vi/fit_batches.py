@@ -31,7 +31,9 @@ class Batches(NamedTuple):
 
     def order(self, key: PRNGKey, step: Any) -> Int[Array, "total"]:
         """The order of the data in the epoch of a step."""
-        return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, TAG), step // self.in_epoch), self.total)
+        return jax.random.permutation(
+            jax.random.fold_in(jax.random.fold_in(key, TAG), step // self.in_epoch), self.total
+        )
 
     def following(self, order: Int[Array, "total"], key: PRNGKey, step: Any) -> Int[Array, "total"]:
         """The order for a step, from that of the step before: another one where an epoch begins."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ppl.typing import PRNGKey
 from ppl.vi.fit_batches import Batches
-from ppl.vi.objective import Objective
+from ppl.vi.objective import Evaluation, Objective
 
 
 class Problem(NamedTuple):
@@ -77,10 +77,12 @@ class State(NamedTuple):
 def begun(problem: Problem, params: Any) -> State:
     """The state before the first step, from parameters with a leading axis of restarts."""
     restarts = len(problem.keys)
+    first = eqx.combine(jax.tree.map(lambda x: x[0], params), problem.fixed)
+    memory = problem.objective.memory(first, *problem.part(0))
     return State(
         params,
         _side_by_side(problem.optimizer.init, restarts)(params),
-        {},
+        jax.tree.map(lambda x: jnp.broadcast_to(x, (restarts, *jnp.shape(x))), memory),
         jnp.ones(restarts, bool),
         jnp.zeros(restarts, jnp.int32),
     )
@@ -111,14 +113,19 @@ def advance(
         if batches is not None:
             order = batches.following(order, problem.key, step)
             args = batches.cut(args, order, step)
-        one = _side_by_side(lambda key, state: _step(problem, key, state, args), restarts)
-        state, value = one(jax.vmap(jax.random.fold_in, (0, None))(problem.keys, step), state)
+        state, value = stepped(problem, state, args, step)
         return index + 1, state, order, values.at[:, index].set(value.astype(values.dtype))
 
     values = jnp.zeros((restarts, most), jnp.result_type(float))
     loop = (jnp.int32(0), state, order, values)
     _, state, _, values = jax.lax.while_loop(lambda loop: (loop[0] < count) & jnp.any(loop[1].alive), body, loop)
     return state, values
+
+
+def stepped(problem: Problem, state: State, args: tuple[Any, ...], step: Any) -> tuple[State, Float[Array, "restarts"]]:
+    """One step of all restarts, and the value of each objective before it."""
+    one = _side_by_side(lambda key, state: _step(problem, key, state, args), len(problem.keys))
+    return one(jax.vmap(jax.random.fold_in, (0, None))(problem.keys, step), state)
 
 
 def _step(problem: Problem, key: PRNGKey, state: State, args: tuple[Any, ...]) -> tuple[State, Any]:
@@ -131,11 +138,10 @@ def _step(problem: Problem, key: PRNGKey, state: State, args: tuple[Any, ...]) -
     return kept._replace(alive=alive), value
 
 
-def evaluated(problem: Problem, key: PRNGKey, state: State, args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+def evaluated(problem: Problem, key: PRNGKey, state: State, args: tuple[Any, ...]) -> Evaluation:
     """Value, gradient, and what baselines remember afterwards, of one restart."""
     params = eqx.combine(state.params, problem.fixed)
-    value, grads = problem.objective.value_and_grad(key, params, *args)
-    return value, grads, state.memory
+    return problem.objective.evaluate(key, params, *args, memory=state.memory)
 
 
 def updated(
