@@ -12,6 +12,7 @@ from ppl.inference import (
     MH,
     NUTS,
     PMMH,
+    SIR,
     SMC,
     SMC2,
     SMCP3,
@@ -39,6 +40,7 @@ from ppl.semantics.language import deterministic, factor, sample
 from ppl.semantics.lookahead import lookahead
 from ppl.semantics.model import Model, model
 from ppl.semantics.nesting import nested, unweighed
+from ppl.semantics.opening import explicit
 from ppl.semantics.plates import plate
 from ppl.semantics.program import Program
 from ppl.semantics.reparam import noncentered, reparam, transformed
@@ -59,6 +61,9 @@ from ppl.semantics.trace import DensityTerms, Trace
 from ppl.semantics.unconstrained import Unconstrained, unconstrained
 
 __version__ = "0.1.0"
+
+marginal = Program.marginal
+normalize = Program.normalize
 
 __all__ = [
     "DensityTerms",
@@ -82,6 +87,7 @@ __all__ = [
     "Posterior",
     "Program",
     "ResampleMove",
+    "SIR",
     "SMC",
     "SMC2",
     "SMCP3",
@@ -99,6 +105,7 @@ __all__ = [
     "deterministic",
     "distributions",
     "errors",
+    "explicit",
     "factor",
     "finish",
     "from_numpyro",
@@ -110,10 +117,12 @@ __all__ = [
     "inference",
     "load",
     "lookahead",
+    "marginal",
     "meaning",
     "model",
     "nested",
     "noncentered",
+    "normalize",
     "plate",
     "population",
     "proper",

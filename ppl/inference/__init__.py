@@ -35,6 +35,7 @@ from ppl.inference.posterior import Evidence, Posterior, load
 from ppl.inference.random_walk import random_walk
 from ppl.inference.reachability import Reachability, irreducible, transitions
 from ppl.inference.resample_move import ResampleMove
+from ppl.inference.sir import SIR
 from ppl.inference.slice_sampling import slice_sampling
 from ppl.inference.smc import SMC
 from ppl.inference.smc2 import SMC2
@@ -64,6 +65,7 @@ __all__ = [
     "Posterior",
     "Reachability",
     "ResampleMove",
+    "SIR",
     "SMC",
     "SMC2",
     "SMCP3",

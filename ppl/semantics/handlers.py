@@ -5,9 +5,12 @@ Each is one small class; control flow is the interpreter's business. None of the
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from ppl.distributions.density import log_prob
+from ppl.semantics.estimated import Estimated, refuse_density
+from ppl.semantics.interpreter import run
 from ppl.semantics.keys import site_key
 from ppl.semantics.protocol import Handler, Outcome, Position, SampleSite
 from ppl.semantics.scoring import drawn, total_log_prob
@@ -59,10 +62,21 @@ class Simulate(Handler):
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """The observed value, the given one, or a fresh draw."""
         given = node.observed if read is None else read
+        if isinstance(node.measure, Estimated):
+            return self._estimated(node, given, where)
         if given is None:
             value, excess = drawn(node.measure, site_key(self.key, node.address, where.loop), where.lanes)
             return Outcome(value, Totals(total_log_prob(node.measure, value), excess), value)
         score = total_log_prob(node.measure, given)
+        return Outcome(given, Totals(score, score), given if node.observed is None else None)
+
+    def _estimated(self, node: SampleSite, given: Any, where: Position) -> Outcome:
+        """A draw with its estimated density, or an estimate of the density of what is given."""
+        key = site_key(self.key, node.address, where.loop)
+        if given is None:
+            value, log_density = ran(node.measure.weighted(), Simulate(key), where)
+            return Outcome(value, Totals(_sum(log_density), _zero()), value)
+        score = _sum(ran(node.measure.estimate(given), Simulate(key), where))
         return Outcome(given, Totals(score, score), given if node.observed is None else None)
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
@@ -74,6 +88,13 @@ class Simulate(Handler):
         """Record the value."""
         del site, where
         return Outcome(None, self.zero(), value)
+
+
+def ran(program: Any, handler: Handler, where: Position) -> Any:
+    """The value of a program that is run where another one stands: in its lanes, which draw differently."""
+    staged = program.staged
+    outs = run(staged.code, program.dynamic, handler, {}, where._replace(loop=())).outs
+    return jax.tree.unflatten(staged.out_tree, outs)
 
 
 class Scoring(Handler):
@@ -97,8 +118,19 @@ class Density(Scoring):
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """Score the given or observed value."""
         del where
+        if isinstance(node.measure, Estimated):
+            refuse_density([node.site])
         value = read if node.observed is None else node.observed
         return Outcome(value, total_log_prob(node.measure, value))
+
+
+class Values(Handler):
+    """The values of a program whose choices are all given; nothing is scored."""
+
+    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
+        """The given or observed value."""
+        del where
+        return Outcome(read if node.observed is None else node.observed, ())
 
 
 class Term(NamedTuple):

@@ -16,7 +16,7 @@ from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
 from ppl.semantics.elimination import log_marginal
 from ppl.semantics.enumeration import DEFAULT_LIMIT, enumerate_program
-from ppl.semantics.handlers import Density
+from ppl.semantics.handlers import Values
 from ppl.semantics.site import Site, Source
 
 
@@ -62,4 +62,4 @@ def normalized_model(measure: Any, source: Source) -> Any:
     """The model behind `Program.normalize`: one site over all choices; the program's value under them."""
     program = measure.program
     choices = bind_sample(Site("", "latent", source), measure)
-    return program.run(Density(), ch.nest(choices, program.staged))[0]
+    return program.run(Values(), ch.nest(choices, program.staged))[0]

@@ -158,6 +158,17 @@ class Program:
         """
         return _log_density(self, self._complete(choices, "score"))
 
+    def estimate_log_density(self, key: Any, choices: Choices) -> Any:
+        """The log of an unbiased estimate of the joint density (nats): of measures with estimated densities, `ppl.SIR`.
+
+        Exact where nothing is estimated. Its own mean is a lower bound of the log density.
+
+        Args:
+            key: A JAX key (or an int seed).
+            choices: A value for every latent address.
+        """
+        return self._trace(key, self._complete(choices, "score")).log_density
+
     def terms(self, choices: Choices) -> DensityTerms:
         """The joint log density by site (prior, likelihood, factor), each batch-shaped."""
         prior, likelihood, factor, _ = _terms(self, self._complete(choices, "score"))

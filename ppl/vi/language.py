@@ -14,29 +14,14 @@ from ppl.errors import AddressError
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
 from ppl.semantics.binding import bind_sample
-from ppl.semantics.handlers import Scoring
+from ppl.semantics.estimated import estimated_sites
+from ppl.semantics.opening import drawn, scored, simulated
 from ppl.semantics.program import Program
-from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
+from ppl.semantics.protocol import Choices, SampleSite
 from ppl.semantics.rewrites import Rewrite, placed
-from ppl.semantics.scoring import total_log_prob
 from ppl.vi.strategy import Strategy
 from ppl.vi.unfolding import Unfolds
-
-
-class Simulates(Scoring):
-    """Binds every choice again, and adds up log densities. Writes the choices."""
-
-    emits = True
-
-    def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
-        """The choice as a site of the objective, with its log density."""
-        del read, where
-        given = node.observed is not None
-        if not given and isinstance(node.measure, Unfolds):
-            value, log_density = node.measure.unfolded(placed(node.site))
-            return Outcome(value, log_density, value)
-        value = node.observed if given else bind_sample(placed(node.site), node.measure)
-        return Outcome(value, total_log_prob(node.measure, value), None if given else value)
+from ppl.vi.watching import watched
 
 
 def simulate(program: Program, address: str = "") -> tuple[Choices, Any]:
@@ -49,6 +34,8 @@ def simulate(program: Program, address: str = "") -> tuple[Choices, Any]:
 
     Returns:
         The choices by address, and the program's joint log density there (nats; observations and factors included).
+        Where it can only be estimated (`ppl.SIR`), the log of a weight w with E[1 / w | choices] = 1 / density: its
+        mean is an upper bound, so that an ELBO made with it is still a lower bound.
 
     Examples:
         >>> import jax, ppl, ppl.distributions as dist
@@ -62,21 +49,33 @@ def simulate(program: Program, address: str = "") -> tuple[Choices, Any]:
         >>> round(float(entropy.average(2000).value(0, 0.3)), 1)  # 0.5 log(2 pi e)
         1.4
     """
-    staged = program.staged
-    ch.refuse_unbounded(staged, "density")
-    with scope.under(address) if address else scope.entered(scope.current()):
-        _, result = program.run(Simulates())
-    return ch.flatten(result.writes, staged, ("latent", "fixed")), result.total
+    ch.refuse_unbounded(program.staged, "density")
+    with scope.under(address):
+        return simulated(program, _drawn)
 
 
-def log_density(program: Program, choices: Choices) -> Any:
+def _drawn(node: SampleSite) -> tuple[Any, Any]:
+    """A choice as a site of the objective, or as sites of noise, with its log density."""
+    if isinstance(node.measure, Unfolds):
+        return node.measure.unfolded(placed(node.site))
+    return drawn(node)
+
+
+def log_density(program: Program, choices: Choices, address: str = "") -> Any:
     """The joint log density of a program at some choices, in nats, inside an objective.
+
+    Where it can only be estimated (`ppl.SIR`), the log of an unbiased estimate: its mean is a lower bound.
 
     Args:
         program: A program.
         choices: A value for each of its latent addresses.
+        address: A prefix for the choices of an estimate, needed where an objective makes two.
     """
-    return program.log_density(choices)
+    if not estimated_sites(program.staged.table):
+        watched(program, choices)
+        return program.log_density(choices)
+    with scope.under(address):
+        return scored(program, choices)
 
 
 class _WithStrategies(Rewrite):
