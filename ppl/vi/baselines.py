@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, ArrayLike, Float, Shaped
+from numpyro.distributions.constraints import Constraint
 
+from ppl.distributions.density import log_prob
+from ppl.distributions.drawn import law_of_draws
+from ppl.distributions.scaled import Scaled
 from ppl.errors import StrategyError
 from ppl.vi.strategy import Node, Run
 
@@ -80,7 +86,7 @@ class MovingAverage:
             raise StrategyError(
                 f"The choice {node} has a moving average as its baseline, inside a nested expectation (vi.expect).\n"
                 "Expected: a moving average in an objective itself, which is evaluated step after step.\n"
-                "Fix: vi.score(copies=2, baseline=vi.leave_one_out()) there, or a constant baseline."
+                "Fix: vi.score(vi.leave_one_out(), copies=4) there, or a constant baseline."
             )
         seen = run.memory.get(node.address, self.start())
         return jnp.where(seen.weight > 0, seen.total / jnp.where(seen.weight > 0, seen.weight, 1.0), 0.0)
@@ -106,7 +112,7 @@ class LeaveOneOut:
         del run
         raise StrategyError(
             f"The choice {node} has the leave-one-out baseline for a single draw.\n"
-            "Expected: vi.score(copies=K, baseline=vi.leave_one_out()) with K of 2 or more."
+            "Expected: vi.score(vi.leave_one_out(), copies=K) with K of 2 or more."
         )
 
 
@@ -141,8 +147,98 @@ def moving_average(decay: float = 0.9) -> MovingAverage:
 
 
 def leave_one_out() -> LeaveOneOut:
-    """For each of several draws of a choice, the mean cost of the other draws (`vi.score(copies=K, baseline=...)`)."""
+    """For each of several draws of a choice, the mean cost of the others: `vi.score(vi.leave_one_out(), copies=K)`."""
     return LeaveOneOut()
+
+
+class Baselined(dist.Distribution):
+    """A distribution that carries a baseline for its own score function; see `baseline`."""
+
+    arg_constraints = {}
+    pytree_data_fields = ("base_dist", "value")
+    pytree_aux_fields = ("has_enumerate_support",)
+
+    def __init__(self, base_dist: dist.Distribution, value: ArrayLike) -> None:
+        self.base_dist = base_dist
+        self.value = value
+        self.has_enumerate_support = bool(base_dist.has_enumerate_support)
+        super().__init__(base_dist.batch_shape, base_dist.event_shape)
+
+    @property
+    def support(self) -> Constraint | None:
+        """The support of the distribution."""
+        return self.base_dist.support
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws are differentiable."""
+        return self.base_dist.has_rsample
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
+        """Draw from the distribution."""
+        return jnp.asarray(self.base_dist.sample(key, sample_shape))
+
+    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Float[Array, "..."]:
+        """The distribution's log density, in nats."""
+        del intermediates
+        return log_prob(self.base_dist, value)
+
+    def enumerate_support(self, expand: bool = True) -> Shaped[Array, "..."]:  # noqa: FBT001, FBT002
+        """The points of the distribution's support."""
+        return self.base_dist.enumerate_support(expand=expand)
+
+
+@law_of_draws.register
+def _baselined(distribution: Baselined) -> dist.Distribution:
+    return law_of_draws(distribution.base_dist)
+
+
+def baseline(distribution: dist.Distribution, value: ArrayLike) -> Baselined:
+    r"""A distribution whose choice, under `vi.score`, has `value` subtracted from its cost; `value` learns.
+
+    Beside the gradient of the objective, the gradient of the parameters holds that of the regression
+    $\tfrac12 (\mathrm{cost} - b)^2$, which is made small whether the objective is made large or small. It is not
+    part of the objective's gradient: it reaches all that `value` is computed from, which should be parameters of its
+    own, and data or choices held fixed (`jax.lax.stop_gradient`; those of `vi.score` are).
+
+    Args:
+        distribution: The law of the choice.
+        value: The baseline b, a scalar or one number for each element of the batch. The choice must not influence it.
+
+    Raises:
+        StrategyError: for something that is no distribution, or a value whose shape does not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp, ppl, ppl.distributions as dist
+        >>> from ppl import vi
+        >>> @vi.objective
+        ... def cost(params):
+        ...     coin = vi.baseline(dist.Bernoulli(params["p"]), params["b"])
+        ...     return 10.0 + 0.0 * ppl.sample("z", coin, grad=vi.score())
+        >>> grads = cost.grad(0, {"p": 0.25, "b": 10.0})  # the baseline is right: nothing is left to vary
+        >>> float(grads["p"]), float(grads["b"])
+        (0.0, 0.0)
+        >>> float(cost.grad(0, {"p": 0.25, "b": 7.0})["b"])  # a step downhill makes it larger
+        -3.0
+    """
+    if not isinstance(distribution, dist.Distribution):
+        raise StrategyError(
+            f"vi.baseline was given a {type(distribution).__name__}.\nExpected: a distribution of ppl.distributions."
+        )
+    if jnp.shape(value) not in ((), tuple(distribution.batch_shape)):
+        raise StrategyError(
+            f"vi.baseline was given a value of shape {jnp.shape(value)} for a {type(distribution).__name__} of batch "
+            f"shape {tuple(distribution.batch_shape)}.\nExpected: a scalar, or one number an element of the batch."
+        )
+    return Baselined(distribution, value)
+
+
+def learned(measure: Any) -> Any | None:
+    """The baseline that a measure carries under masks, scales and plates."""
+    if isinstance(measure, Baselined):
+        return measure.value
+    wrapped = isinstance(measure, Scaled | dist.MaskedDistribution | dist.ExpandedDistribution | dist.Independent)
+    return learned(measure.base_dist) if wrapped else None
 
 
 def started(baselines: Mapping[str, Baseline]) -> Memory:

@@ -8,7 +8,7 @@ from ppl.vi.enumeration import Enumerate
 from ppl.vi.measure_valued import MeasureValued, measure_valued
 from ppl.vi.pathwise import Reparam, reparam
 from ppl.vi.resolution import choices_in, resolved
-from ppl.vi.score import Score, score
+from ppl.vi.score import Score, ScoreOfCopies, score
 from ppl.vi.strategy import Strategy
 
 
@@ -38,6 +38,7 @@ class Chosen(NamedTuple):
 NAMES: dict[type, str] = {
     Reparam: "reparam",
     Score: "score",
+    ScoreOfCopies: "score",
     Enumerate: "enumerate",
     MeasureValued: "measure_valued",
 }
