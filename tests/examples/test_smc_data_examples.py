@@ -104,7 +104,7 @@ def test_a_forecast_goes_back_to_the_stationary_law():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pima", "sonar"])
+@pytest.mark.parametrize("name", ["pima", "sonar", "eeg"])
 def test_logistic_evidence(evidence, name):
     posterior = evidence.main(quick=True, names=(name,))[name]
     estimate, error = posterior.log_evidence
