@@ -1,32 +1,45 @@
 """Programmable variational inference: objectives are programs, their gradients unbiased estimators."""
 
+from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
 from ppl.vi.baselines import baseline, leave_one_out, moving_average
 from ppl.vi.checks import check
+from ppl.vi.divergences import forward_kl, symmetric_kl
 from ppl.vi.language import log_density, simulate, with_strategies
 from ppl.vi.measure_valued import measure_valued
 from ppl.vi.objective import Evaluation, Objective, expect, objective
-from ppl.vi.objectives import elbo, iwelbo
+from ppl.vi.objectives import elbo, iwelbo, renyi
 from ppl.vi.pathwise import reparam
 from ppl.vi.strategies import STRATEGIES, enumerate, score, strategies
+from ppl.vi.vimco import vimco
+from ppl.vi.wake import p_wake, q_wake
 
 __all__ = [
-    "Evaluation",
-    "Objective",
-    "STRATEGIES",
-    "check",
     "baseline",
+    "check",
+    "diwhvi",
     "elbo",
     "enumerate",
+    "Evaluation",
     "expect",
+    "forward_kl",
+    "hvi",
     "iwelbo",
+    "iwhvi",
     "leave_one_out",
     "log_density",
     "measure_valued",
     "moving_average",
     "objective",
+    "Objective",
+    "p_wake",
+    "q_wake",
+    "renyi",
     "reparam",
     "score",
     "simulate",
+    "STRATEGIES",
     "strategies",
+    "symmetric_kl",
+    "vimco",
     "with_strategies",
 ]

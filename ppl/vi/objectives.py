@@ -90,3 +90,32 @@ def log_weights(target: Program, proposal: Program, particles: int) -> Any:
 def log_mean_exp(log_values: Any) -> Any:
     """The log of the mean of the exponentials, over the first axis."""
     return jax.scipy.special.logsumexp(log_values, axis=0) - jnp.log(len(log_values))
+
+
+def renyi(model: Program | pairs.Maker, guide: pairs.Maker, particles: int, order: float) -> Objective:
+    r"""The variational Renyi bound: E[log mean_i w_i^(1 - a)] / (1 - a) of order a.
+
+    Order 0 is the importance-weighted bound, order 1 (as a limit) the ELBO; with one particle every order is the ELBO.
+    Orders below 0 give no lower bound of log p(y). Li and Turner, *Renyi divergence variational inference* (2016),
+    eq. 9; it is a *biased* estimate of the Renyi bound itself, of the order of one over the number of particles.
+
+    Args:
+        model: A program, or a function `(params, *args) -> program`.
+        guide: A function `(params, *args) -> program` over the model's latent addresses.
+        particles: How many draws of the guide one estimate takes.
+        order: The order a, not 1.
+
+    Returns:
+        An objective to be maximised.
+
+    Raises:
+        ValueError: the order is 1.
+    """
+    if order == 1:
+        raise ValueError("vi.renyi was given order 1.\nExpected: another order; the limit at 1 is vi.elbo.")
+    return Objective(_renyi, bound=(model, guide, particles, order), maximize=True)
+
+
+def _renyi(model: Any, guide: Any, particles: int, order: float, params: Any, *args: Any) -> Any:
+    target, proposal = pairs.paired(model, guide, params, args)
+    return log_mean_exp((1 - order) * log_weights(target, proposal, particles)) / (1 - order)
