@@ -59,6 +59,7 @@ from ppl.semantics.site import SiteInfo
 from ppl.semantics.suspension import Suspended, advance, finish, hoist, hoist_first, smc, suspend, sweep
 from ppl.semantics.trace import DensityTerms, Trace
 from ppl.semantics.unconstrained import Unconstrained, unconstrained
+from ppl.vi.method import VI
 
 __version__ = "0.1.0"
 
@@ -97,6 +98,7 @@ __all__ = [
     "Trace",
     "Traced",
     "Unconstrained",
+    "VI",
     "Weighted",
     "advance",
     "bind",

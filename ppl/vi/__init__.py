@@ -4,6 +4,8 @@ from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
 from ppl.vi.baselines import baseline, leave_one_out, moving_average
 from ppl.vi.checks import check
 from ppl.vi.divergences import forward_kl, symmetric_kl
+from ppl.vi.fit import Fit, fit
+from ppl.vi.fit_stop import Plateau
 from ppl.vi.language import log_density, simulate, with_strategies
 from ppl.vi.measure_valued import measure_valued
 from ppl.vi.objective import Evaluation, Objective, expect, objective
@@ -20,9 +22,11 @@ __all__ = [
     "elbo",
     "enumerate",
     "Evaluation",
+    "Fit",
     "expect",
     "forward_kl",
     "hvi",
+    "fit",
     "iwelbo",
     "iwhvi",
     "leave_one_out",
@@ -31,6 +35,7 @@ __all__ = [
     "moving_average",
     "objective",
     "Objective",
+    "Plateau",
     "p_wake",
     "q_wake",
     "renyi",

@@ -205,9 +205,8 @@ def _problem(
     if not jax.tree.leaves(free):
         raise ValueError(f"params has no float leaves to fit.\nGot: {jax.tree.structure(params)}.")
     keys = base[None] if restarts == 1 else jax.random.split(base, restarts)
-    starts = [free]
-    for own in keys[1:]:
-        starts.append(free if init is None else eqx.filter(init(own), eqx.is_inexact_array_like))
+    others = [params if init is None else init(own) for own in keys[1:]]
+    starts = [free, *(eqx.filter(other, eqx.is_inexact_array_like) for other in others)]
     stacked = jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *starts)
     batches, function = batches_of(args, batch_size), objective.function
     setting = (objective.maximize, objective.copies, jax.tree.map(_as_array, fixed), args)
@@ -252,9 +251,9 @@ class _Run(NamedTuple):
         if not len(alive):
             return "not finite"
         rule = self.stop
-        if rule is not None and track.step and track.step % rule.window == 0:
-            if all(rule(track.history(restart)) for restart in alive):
-                return "stop"
+        asked = rule is not None and track.step and track.step % rule.window == 0
+        if rule is not None and asked and all(rule(track.history(restart)) for restart in alive):
+            return "stop"
         return "steps" if track.step >= self.steps else None
 
     def left(self, track: Track) -> int:
