@@ -1,6 +1,7 @@
 """Programmable variational inference: objectives are programs, their gradients unbiased estimators."""
 
 from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
+from ppl.vi import guides
 from ppl.vi.baselines import baseline, leave_one_out, moving_average
 from ppl.vi.checks import check
 from ppl.vi.divergences import forward_kl, symmetric_kl
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Fit",
     "expect",
+    "guides",
     "forward_kl",
     "hvi",
     "fit",
