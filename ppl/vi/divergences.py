@@ -18,7 +18,7 @@ from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.semantics.site import WEIGHING
 from ppl.vi.held import held
-from ppl.vi.language import simulate
+from ppl.vi.language import log_density, simulate
 from ppl.vi.objective import Objective
 
 
@@ -27,7 +27,7 @@ def forward_kl(target: Program | Choices, guide: pairs.Maker, given: Sequence[st
 
     Args:
         target: A program of mass one to draw from (no observations or factors); or draws of p as a dict by address,
-            with a leading axis. Of draws only the cross entropy -E_p[log q(x)] is known: the objective lacks a constant.
+            with a leading axis. Of draws only the cross entropy -E_p[log q(x)] is known, which lacks a constant.
         guide: A function `(params, *args) -> program` over the target's addresses, those in `given` apart.
         given: Addresses of the target whose values the guide is told, as `guide(params, *values, *args)`: it learns
             their posterior for all values at once (the sleep phase of wake-sleep). The entropy of the given ones then
@@ -82,7 +82,7 @@ def symmetric_kl(target: Program, guide: pairs.Maker, draws: Choices | None = No
 def _symmetric_kl(target: Any, guide: Any, draws: Choices | None, params: Any, *args: Any) -> Any:
     inclusive = _inclusive(target if draws is None else draws, target, guide, (), params, args)
     choices, log_q = simulate(pairs.program_at(guide, "guide", params, args), "guide")
-    return inclusive + log_q - target.log_density(choices)
+    return inclusive + log_q - log_density(target, choices)
 
 
 def _inclusive(source: Any, target: Any, guide: Any, given: tuple[str, ...], params: Any, args: tuple[Any, ...]) -> Any:

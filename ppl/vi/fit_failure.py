@@ -136,7 +136,7 @@ def _flat(program: Program, watch: Watch, writes: dict[str, Any]) -> dict[str, T
             found[f"{address!r} ({program.staged.table[address].site.source})"] = write
             continue
         name, sites = watch.scored[address]
-        for site, score in write.items():
+        for site, score in ((site, write[site]) for site in sites if site in write):
             label = f"{site!r} of {name!r} ({sites[site].source}, {sites[site].distribution or sites[site].kind})"
             while label in found:
                 label += "'"

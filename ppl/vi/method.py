@@ -38,7 +38,7 @@ RANK = 8
 GUIDES: dict[str, Callable[[Program], Guide]] = {
     "mean_field": mean_field,
     "full_rank": full_rank,
-    "low_rank": lambda program: low_rank(program, min(RANK, Latents(program).layout.dim)),
+    "low_rank": lambda program: low_rank(program, max(1, min(RANK, Latents(program).layout.dim))),
 }
 """Automatic guides by name."""
 REFUSED = ("chains", "warmup", "thin", "keep", "layout")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ppl.vi.pairing as pairs
 from ppl.semantics.lanes import vmap
 from ppl.semantics.program import Program
-from ppl.vi.language import simulate
+from ppl.vi.language import log_density, simulate
 from ppl.vi.objective import Objective
 
 
@@ -51,7 +51,7 @@ def _elbo(model: Any, guide: Any, params: Any, *args: Any) -> Any:
     target, proposal = pairs.paired(model, guide, params, args)
     subsets = pairs.missing_subsets(target, proposal)
     choices, log_q = simulate(proposal)
-    return target.log_density({**choices, **subsets}) - log_q
+    return log_density(target, {**choices, **subsets}) - log_q
 
 
 def iwelbo(model: Program | pairs.Maker, guide: pairs.Maker, particles: int) -> Objective:
@@ -82,7 +82,7 @@ def log_weights(target: Program, proposal: Program, particles: int) -> Any:
 
     def particle() -> Any:
         choices, log_q = simulate(proposal)
-        return target.log_density({**choices, **subsets}) - log_q
+        return log_density(target, {**choices, **subsets}) - log_q
 
     return vmap(particle, axis_size=particles)()
 

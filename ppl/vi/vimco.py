@@ -23,6 +23,7 @@ from ppl.semantics.protocol import Choices, Handler, Outcome, Position, SampleSi
 from ppl.semantics.rewrites import placed
 from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.site import Site
+from ppl.vi.language import log_density
 from ppl.vi.objective import Objective
 from ppl.vi.objectives import log_mean_exp
 from ppl.vi.pathwise import Noise
@@ -58,7 +59,7 @@ def _vimco(model: Any, guide: Any, particles: int, params: Any, *args: Any) -> A
 
     def particle() -> Any:
         choices, log_q, slope = _simulated(proposal)
-        return target.log_density({**choices, **subsets}) - log_q, slope
+        return log_density(target, {**choices, **subsets}) - log_q, slope
 
     log_weights, slopes = vmap(particle, axis_size=particles)()
     bound = log_mean_exp(log_weights)

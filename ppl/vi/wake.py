@@ -19,7 +19,7 @@ from ppl.semantics.lanes import vmap
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.vi.held import held
-from ppl.vi.language import simulate
+from ppl.vi.language import log_density, simulate
 from ppl.vi.objective import Objective
 
 
@@ -75,7 +75,7 @@ def resampled(target: Program, proposal: Program, particles: int) -> tuple[Choic
 
     def particle() -> Any:
         choices, log_q = simulate(fixed)
-        return choices, target.log_density({**choices, **subsets}) - log_q
+        return choices, log_density(target, {**choices, **subsets}) - log_q
 
     draws, log_weights = vmap(particle, axis_size=particles)()
     return draws, subsets, lax.stop_gradient(jax.nn.softmax(log_weights))
