@@ -5,7 +5,7 @@ continuous ones, jointly.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ Params = dict[str, Any]
 """Parameters by name; those of the finite choices are `"logits"`, by address."""
 
 
+@runtime_checkable
 class Family(Protocol):
     """A family of laws on R^n. Implementations are frozen dataclasses of numbers."""
 
