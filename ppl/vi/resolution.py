@@ -87,18 +87,35 @@ def facts(equation: Any) -> Facts:
     )
 
 
-def default(choice: Choice) -> Strategy:
-    """The strategy of a choice whose site names none."""
+class Ruled(NamedTuple):
+    """A default strategy, and why it is the default."""
+
+    strategy: Strategy
+    why: str
+
+
+def by_rule(choice: Choice) -> Ruled:
+    """The strategy of a choice whose site names none, and the reason."""
     known = facts(choice.equation)
     if known.nested:
-        return Nested()
+        return Ruled(Nested(), "an expectation of its own")
     if not known.parameters:
-        return Noise()
+        return Ruled(Noise(), "the distribution has no parameters")
     if known.floating and known.differentiable:
-        return Reparam()
-    if known.values is not None and known.values <= SMALL and not choice.inside:
-        return Enumerate()
-    return Score()
+        return Ruled(Reparam(), "the sampler is differentiable")
+    if known.values is None:
+        what = "the sampler is not differentiable" if known.floating else "no finite list of values"
+        return Ruled(Score(), what)
+    if known.values > SMALL:
+        return Ruled(Score(), f"{known.values} values: too many to enumerate unasked (at most {SMALL})")
+    if choice.inside:
+        return Ruled(Score(), f"{known.values} values, but in a loop or lanes, which enumerating would open")
+    return Ruled(Enumerate(), f"{known.values} values")
+
+
+def default(choice: Choice) -> Strategy:
+    """The strategy of a choice whose site names none."""
+    return by_rule(choice).strategy
 
 
 @lru_cache(maxsize=1024)
