@@ -12,6 +12,7 @@ inference* (2019).
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 import ppl.vi.pairing as pairs
@@ -20,12 +21,12 @@ from ppl.semantics.choices import latent_infos
 from ppl.semantics.lanes import vmap
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
-from ppl.vi.language import simulate
+from ppl.vi.language import log_density, simulate
 from ppl.vi.objective import Objective
 from ppl.vi.objectives import log_mean_exp
 
 Reverse = Callable[..., Program]
-"""A function `(params, choices, *args) -> program` over the auxiliary choices; `choices` are the model's, by address."""
+"""A function `(params, choices, *args) -> program` over the auxiliary choices; `choices` are the model's."""
 
 
 def hvi(model: Program | pairs.Maker, guide: pairs.Maker, reverse: Reverse) -> Objective:
@@ -109,29 +110,32 @@ def _hierarchical(model: Any, guide: Any, reverse: Any, sizes: Sizes, params: An
     target, proposal = pairs.paired(model, guide, params, args)
     subsets = pairs.missing_subsets(target, proposal)
 
-    def log_weight() -> Any:
+    def drawn() -> tuple[Choices, Any, Any]:
         choices, log_q = simulate(proposal)
         kept, auxiliary = _parted(choices, target)
-        backward = pairs.program_at(reverse, "reverse model", params, (kept, *args))
+        backward = _reversed(reverse, params, kept, args)
         _check(backward, auxiliary, proposal)
-        log_ratio = log_q - backward.log_density(auxiliary)
-        return target.log_density({**kept, **subsets}) - _log_marginal(proposal, backward, kept, log_ratio, sizes.inner)
+        return kept, log_density(target, {**kept, **subsets}), log_q - backward.log_density(auxiliary)
 
-    if sizes.outer == 1:
-        return log_weight()
-    return log_mean_exp(vmap(log_weight, axis_size=sizes.outer)())
-
-
-def _log_marginal(proposal: Program, backward: Program, kept: Choices, own: Any, size: int) -> Any:
-    """The log of the mean of q(u, x) / r(u | x), over the guide's own u and fresh ones."""
-    if size == 1:
-        return own
-
-    def fresh() -> Any:
-        auxiliary, log_r = simulate(backward, "reverse")
+    def fresh(kept: Choices) -> Any:
+        auxiliary, log_r = simulate(_reversed(reverse, params, kept, args), "reverse")
         return proposal.log_density({**kept, **auxiliary}) - log_r
 
-    return log_mean_exp(jnp.concatenate([own[None], vmap(fresh, axis_size=size - 1)()]))
+    kept, log_p, own = _lanes(drawn, sizes.outer)
+    ratios = [own[None]]
+    if sizes.inner > 1:  # one set of lanes for all: lanes within lanes could not be enumerated
+        tiled = jax.tree.map(lambda x: jnp.tile(x, (sizes.inner - 1, *(1,) * (x.ndim - 1))), kept)
+        ratios.append(vmap(fresh)(tiled).reshape(sizes.inner - 1, sizes.outer))
+    return log_mean_exp(log_p - log_mean_exp(jnp.concatenate(ratios)))
+
+
+def _lanes(f: Callable[[], Any], size: int) -> Any:
+    """`size` runs of a function, with a leading axis; one run alone stays out of `ppl.vmap`."""
+    return vmap(f, axis_size=size)() if size > 1 else jax.tree.map(lambda x: jnp.asarray(x)[None], f())
+
+
+def _reversed(reverse: Any, params: Any, kept: Choices, args: tuple[Any, ...]) -> Program:
+    return pairs.program_at(reverse, "reverse model", params, (kept, *args))
 
 
 def _parted(choices: Choices, target: Program) -> tuple[Choices, Choices]:
