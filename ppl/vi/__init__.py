@@ -1,7 +1,7 @@
 """Programmable variational inference: objectives are programs, their gradients unbiased estimators."""
 
-from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
 from ppl.vi import guides
+from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
 from ppl.vi.baselines import baseline, leave_one_out, moving_average
 from ppl.vi.checks import check
 from ppl.vi.divergences import forward_kl, symmetric_kl
@@ -12,6 +12,7 @@ from ppl.vi.measure_valued import measure_valued
 from ppl.vi.objective import Evaluation, Objective, expect, objective
 from ppl.vi.objectives import elbo, iwelbo, renyi
 from ppl.vi.pathwise import reparam
+from ppl.vi.products import exp_expect, power_expect
 from ppl.vi.strategies import STRATEGIES, enumerate, score, strategies
 from ppl.vi.vimco import vimco
 from ppl.vi.wake import p_wake, q_wake
@@ -24,6 +25,7 @@ __all__ = [
     "enumerate",
     "Evaluation",
     "Fit",
+    "exp_expect",
     "expect",
     "guides",
     "forward_kl",
@@ -41,6 +43,7 @@ __all__ = [
     "p_wake",
     "q_wake",
     "renyi",
+    "power_expect",
     "reparam",
     "score",
     "simulate",

@@ -19,6 +19,7 @@ from ppl.semantics.program import Program
 from ppl.vi.baselines import Memory, remembered, started
 from ppl.vi.checks import moving_inputs, refuse_invalid
 from ppl.vi.expectation import bound_expectation
+from ppl.vi.linearity import refuse_nonlinear
 from ppl.vi.resolution import resolved
 from ppl.vi.score import baselines
 from ppl.vi.strategy import Run, nothing
@@ -145,7 +146,8 @@ def objective(function: Any = None, /, *, maximize: bool = False) -> Any:
 def expect(address: str, program: Program, copies: int = 1) -> Any:
     """Inside an objective: an unbiased estimate of another objective's expected value.
 
-    It may enter the cost linearly, or as a factor beside other estimates; any other function of it is biased.
+    It may enter the cost linearly, or as a factor beside other estimates; any other function of it is biased, and is
+    refused. See `vi.exp_expect` for an exponential, `vi.power_expect` for a power.
 
     Args:
         address: The name of the estimate, unique in the objective.
@@ -174,7 +176,13 @@ def _estimator(program: Program, key: Any, copies: int | None) -> Any:
 
 
 def estimate(
-    program: Program, key: Any, *, sign: float | None, exact: bool = False, memory: Memory | None = None
+    program: Program,
+    key: Any,
+    *,
+    sign: float | None,
+    exact: bool = False,
+    primal: bool = False,
+    memory: Memory | None = None,
 ) -> Any:
     """One surrogate of a program's expected value.
 
@@ -183,10 +191,11 @@ def estimate(
         key: A JAX key.
         sign: 1 where the value is made large, -1 where small; None in a nested expectation, where that is not known.
         exact: Whether finite noise is summed out instead of drawn.
+        primal: Whether only the value matters: every choice is drawn once, and nothing is differentiated.
         memory: What baselines remember.
 
     Raises:
-        StrategyError: the value is no scalar float.
+        StrategyError: the value is no scalar float, or no linear function of the estimates inside.
     """
     staged = program.staged
     avals = staged.out_avals
@@ -195,16 +204,17 @@ def estimate(
             f"The objective {program.name!r} returns {[str(aval) for aval in avals]}.\n"
             "Expected: one scalar float, the cost. Take the sum or mean of arrays, and .astype(float) of integers."
         )
-    run = Run(key, resolved(staged.code.jaxpr), nothing(), memory or {}, exact=exact, sign=sign)
+    refuse_nonlinear(staged.code.jaxpr)
+    run = Run(key, resolved(staged.code.jaxpr), nothing(), memory or {}, exact=exact, primal=primal, sign=sign)
     return surrogate(staged.code, program.dynamic, run)
 
 
-def averaged(program: Program, key: Any, copies: int, *, sign: float | None, memory: Memory | None = None) -> Any:
-    """The mean of independent surrogates."""
+def averaged(program: Program, key: Any, copies: int, **options: Any) -> Any:
+    """The mean of independent surrogates; `options` are those of `estimate`."""
     if copies == 1:
-        return estimate(program, key, sign=sign, memory=memory)
+        return estimate(program, key, **options)
     keys = jax.random.split(key, copies)
-    return jnp.mean(jax.vmap(lambda key: estimate(program, key, sign=sign, memory=memory))(keys))
+    return jnp.mean(jax.vmap(lambda key: estimate(program, key, **options))(keys))
 
 
 @eqx.filter_jit
