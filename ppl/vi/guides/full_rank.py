@@ -50,16 +50,26 @@ class Triangular:
         """The standard deviations."""
         return jnp.sqrt(jnp.sum(self.scale_tril**2, axis=1))
 
+    def forward(self, noise: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Float[Array, ""]]:
+        """The affine map of the noise, and its log Jacobian determinant (nats)."""
+        vector = self.mean + jnp.exp(self.log_scale) * (noise + jnp.tril(self.lower, -1) @ noise)
+        return vector, jnp.sum(self.log_scale)
+
+    def inverse(self, vector: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Float[Array, ""]]:
+        """The noise of a point, and the log Jacobian determinant of the map there (nats)."""
+        scaled = (vector - self.mean) / jnp.exp(self.log_scale)
+        noise = solve_triangular(self.lower, scaled, lower=True, unit_diagonal=True)
+        return noise, jnp.sum(self.log_scale)
+
     def drawn(self, noise: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Float[Array, ""]]:
         """The draw made of the noise, with its log density (nats)."""
-        vector = self.mean + jnp.exp(self.log_scale) * (noise + jnp.tril(self.lower, -1) @ noise)
-        return vector, log_standard_normal(noise) - jnp.sum(self.log_scale)
+        vector, log_det = self.forward(noise)
+        return vector, log_standard_normal(noise) - log_det
 
     def log_prob(self, vector: Float[Array, "dim"]) -> Float[Array, ""]:
         """Log density (nats)."""
-        scaled = (vector - self.mean) / jnp.exp(self.log_scale)
-        noise = solve_triangular(self.lower, scaled, lower=True, unit_diagonal=True)
-        return log_standard_normal(noise) - jnp.sum(self.log_scale)
+        noise, log_det = self.inverse(vector)
+        return log_standard_normal(noise) - log_det
 
 
 def factor_params(mean: Float[Array, "dim"], scale_tril: Float[Array, "dim dim"]) -> Params:

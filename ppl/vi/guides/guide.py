@@ -70,8 +70,8 @@ class Guide:
         Raises:
             DegenerateWeightsError: no such point was found.
         """
-        key, own = jax.random.split(as_key(key))
-        params = self.family.init(own, start(self.latents, key))
+        place, own = jax.random.split(as_key(key))
+        params = self.family.init(own, start(self.latents, place))
         logits = self._logits_like()
         return {**params, "logits": logits} if logits else params
 
@@ -116,7 +116,7 @@ def _drawn(guide: Guide, params: Params) -> Choices:
     return {**finite, **bind_sample(Site("", "latent", guide.source), guide.pushed(params, finite))}
 
 
-def _categoricals(guide: Guide, params: Params) -> dict[str, dist.Distribution]:
+def _categoricals(guide: Guide, params: Params) -> dict[str, Any]:
     return {a: dist.Categorical(logits=params["logits"][a]) for a in guide.latents.layout.finite}
 
 

@@ -6,7 +6,6 @@ x(u) is the bijection of `ppl.unconstrained`; a support may depend on earlier ch
 subsets (`ppl.plate(..., subsample_size=)`) are no part of it: no support depends on them.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -184,7 +183,7 @@ def _through(measure: Marginal, handler: Handler, read: Choices) -> tuple[Choice
 
 def _outcomes_from_zero(measure: Any) -> int | None:
     """K where each element's outcomes are 0 to K - 1, K known while tracing."""
-    support = getattr(measure, "support", None)
+    support: Any = getattr(measure, "support", None)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     found = outcomes(measure)

@@ -1,7 +1,8 @@
 r"""Low-rank guides: a multivariate normal in R^n whose covariance is diagonal plus low rank.
 
 $u = m + s \odot (\epsilon + W \eta)$ with W of shape (dim, rank), so the covariance is
-$\mathrm{diag}(s) (I + W W^T) \mathrm{diag}(s)$. Its density costs rank^2 dim: with $C C^T = I + W^T W$ and $v = (u - m) / s$,
+$\mathrm{diag}(s) (I + W W^T) \mathrm{diag}(s)$. Its density costs rank^2 dim: with $C C^T = I + W^T W$ and
+$v = (u - m) / s$,
 
     log q(u) = -1/2 (|v|^2 - |C^-1 W^T v|^2) - sum log s - sum log diag C - dim/2 log 2 pi
 """
