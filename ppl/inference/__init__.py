@@ -28,6 +28,7 @@ from ppl.inference.parallel_tempering import ParallelTempering
 from ppl.inference.partial import up_to
 from ppl.inference.particle_filter import ParticleFilter
 from ppl.inference.particle_gibbs import ParticleGibbs, particle_gibbs
+from ppl.inference.pathfinder_method import Pathfinder
 from ppl.inference.pimh import pimh
 from ppl.inference.pmmh import pmmh
 from ppl.inference.pmmh_method import PMMH
@@ -62,6 +63,7 @@ __all__ = [
     "ParticleFilter",
     "PMMH",
     "ParticleGibbs",
+    "Pathfinder",
     "Posterior",
     "Reachability",
     "ResampleMove",

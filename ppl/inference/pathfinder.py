@@ -9,8 +9,8 @@ Reference: Zhang, Carpenter, Gelman, Vehtari, "Pathfinder: parallel quasi-Newton
 algorithm 1 with one path.
 """
 
-from functools import lru_cache, partial
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,22 @@ DRAWS = 10
 TAG = 0x70617468
 
 
+class Climb(NamedTuple):
+    """A way uphill.
+
+    Attributes:
+        highest: Its last point.
+        gaussian: The Gaussian on it with the largest evidence lower bound; None: rounding left none.
+        places: The draws of it by which the bound was estimated.
+        bound: The bound (nats).
+    """
+
+    highest: Height
+    gaussian: Gaussian | None
+    places: Float[np.ndarray, "draws dim"]
+    bound: float
+
+
 def pathfinder_start(target: Any, key: PRNGKey, chain: int) -> np.ndarray | None:
     """A vector of finite density and gradient, about where the mass is; None where no look found such a point.
 
@@ -40,8 +56,26 @@ def pathfinder_start(target: Any, key: PRNGKey, chain: int) -> np.ndarray | None
         key: The run's key.
         chain: The number of the chain.
     """
+    found = climb(target, key, chain)
+    if found is None:
+        return None
+    _, evaluate, _ = _compiled(jax.default_backend())
+    for place in found.places:
+        if _height(place, *evaluate(target, place)).sound:
+            return place
+    return found.highest.position.astype(found.places.dtype)
+
+
+def climb(target: Any, key: PRNGKey, chain: int) -> Climb | None:
+    """The way uphill from the first sound point, and the best Gaussian on it; None where no look found such a point.
+
+    Args:
+        target: As in `pathfinder_start`.
+        key: The run's key.
+        chain: The number of the way.
+    """
     own = jax.random.fold_in(jax.random.fold_in(key, TAG), chain)
-    look, evaluate, densities = _compiled(jax.default_backend())
+    look, evaluate, _ = _compiled(jax.default_backend())
     position, *found = look(target, own)
     start = _height(position, *found)
     if not start.sound:
@@ -52,20 +86,22 @@ def pathfinder_start(target: Any, key: PRNGKey, chain: int) -> np.ndarray | None
         return _height(vector, *evaluate(target, vector.astype(dtype)))[1:]
 
     rng = np.random.default_rng(np.asarray(jax.random.key_data(own)).reshape(-1).tolist())
-    best, highest, drawn = -np.inf, start, None
+    best = Climb(start, None, np.zeros((0, target.dim), dtype), -np.inf)
     for here, curvature in path(evaluated, start):
-        highest = here
+        best = best._replace(highest=here)
         gaussian = gaussian_at(here, curvature)
         noise = rng.standard_normal((DRAWS, target.dim))
         if gaussian is None:
             continue
-        places, bound = _bound(partial(densities, target), gaussian, noise, dtype)
-        if bound > best:
-            best, drawn = bound, places
-    for place in () if drawn is None else drawn:
-        if _height(place, *evaluate(target, place)).sound:
-            return place
-    return highest.position.astype(dtype)
+        places, bound = _bound(target, gaussian, noise, dtype)
+        if bound > best.bound:
+            best = Climb(here, gaussian, places, bound)
+    return best
+
+
+def densities(target: Any, places: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws"]:
+    """Log densities (nats) of vectors."""
+    return np.asarray(_compiled(jax.default_backend())[2](target, places), np.float64)
 
 
 def _height(position: Any, log_density: Any, gradient: Any) -> Height:
@@ -73,20 +109,20 @@ def _height(position: Any, log_density: Any, gradient: Any) -> Height:
 
 
 def _bound(
-    densities: Any, gaussian: Gaussian, noise: Float[np.ndarray, "draws dim"], dtype: np.dtype
+    target: Any, gaussian: Gaussian, noise: Float[np.ndarray, "draws dim"], dtype: np.dtype
 ) -> tuple[Float[np.ndarray, "draws dim"], float]:
     """Draws of the Gaussian, and the evidence lower bound by them (nats)."""
     places, log_q = gaussian.draws(noise)
     places = places.astype(dtype)
-    bound = float(np.mean(np.asarray(densities(places), np.float64) - log_q))
+    bound = float(np.mean(densities(target, places) - log_q))
     return places, bound if np.isfinite(bound) else -np.inf
 
 
 @lru_cache(maxsize=8)
 def _compiled(backend: str) -> tuple[Any, Any, Any]:
     options = native.compiler_options(backend, quick=True)
-    look, evaluate, densities = (jax.jit(f, compiler_options=options) for f in (_look, _evaluate, _densities))
-    return look, evaluate, densities
+    look, evaluate, many = (jax.jit(f, compiler_options=options) for f in (_look, _evaluate, _densities))
+    return look, evaluate, many
 
 
 def _evaluate(target: Any, vector: Any) -> Any:

@@ -6,24 +6,20 @@ The draws are those of the guide, and biased where it is; `correct=True` gives t
 expectations right as the number of draws grows, where Pareto k is small. k is said aloud either way.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 import optax
-from jaxtyping import Float
 
-from ppl.diagnostics.importance import ParetoSmoothed, pareto_smooth
 from ppl.inference.advice import say
+from ppl.inference.approximation import judged
 from ppl.inference.importance import Importance
 from ppl.inference.method import Settings, positive, refuse
 from ppl.inference.population import Runs
-from ppl.inference.posterior import Evidence, Posterior
+from ppl.inference.posterior import Posterior
 from ppl.inference.tables import Note
-from ppl.numerics.weights import effective_sample_size, log_evidence
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
 from ppl.vi.fit import Fit, fit
@@ -41,6 +37,7 @@ GUIDES: dict[str, Callable[[Program], Guide]] = {
     "low_rank": lambda program: low_rank(program, max(1, min(RANK, Latents(program).layout.dim))),
 }
 """Automatic guides by name."""
+ADVICE = 'Use a richer guide ("full_rank", one of your own), more steps, or ppl.NUTS().'
 REFUSED = ("chains", "warmup", "thin", "keep", "layout")
 DRAWS = 1000
 """Draws by default."""
@@ -135,41 +132,18 @@ def _adam(steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(RATE, steps, LAST_RATE))
 
 
-class _Bound(NamedTuple):
-    """The evidence lower bound and its standard error (nats)."""
-
-    estimate: float
-    standard_error: float
-
-    @classmethod
-    def of(cls, log_ratios: Float[np.ndarray, "draws"]) -> "_Bound":
-        """The mean of the log ratios; minus infinity where one of them is."""
-        ratios = log_ratios.astype(np.float64)
-        if not np.isfinite(ratios).all() or len(ratios) < 2:
-            return cls(float(np.mean(ratios)), math.inf)
-        return cls(float(ratios.mean()), float(ratios.std(ddof=1) / math.sqrt(len(ratios))))
-
-
 def _posterior(program: Program, found: Fit, runs: Runs, *, correct: bool) -> Posterior:
-    log_ratios = np.asarray(runs.log_weight)
-    smoothed, bound = pareto_smooth(log_ratios), _Bound.of(log_ratios)
-    evidence, ess = _evidence(runs.log_weight)
-    notes = [_fit_note(found), _bound_note(bound), _k_note(smoothed)]
+    what = judged(runs.log_weight)
+    notes = [_fit_note(found), *what.notes(ADVICE)]
     posterior = Posterior(
         draws=_with_chain(runs.choices),
         masks=_with_chain(runs.masks),
         values=_with_chain(runs.value),
         deterministic=_with_chain(runs.deterministic),
-        log_weights=smoothed.log_weights.astype(log_ratios.dtype)[None] if correct else None,
-        log_evidence=Evidence(float(evidence.value), float(evidence.standard_error)),
-        stats={"log_weight": log_ratios[None]},
-        diagnostics={
-            "elbo": bound.estimate,
-            "elbo_standard_error": bound.standard_error,
-            "pareto_k": float(smoothed.pareto_k),
-            "ess": float(ess),
-            "nan_weights": float(np.isnan(log_ratios).sum()),
-        },
+        log_weights=what.weights[None] if correct else None,
+        log_evidence=what.evidence,
+        stats={"log_weight": what.log_ratios[None]},
+        diagnostics=what.diagnostics,
         program=program,
         method="VI",
         remarks=tuple(note.text for note in notes),
@@ -177,11 +151,6 @@ def _posterior(program: Program, found: Fit, runs: Runs, *, correct: bool) -> Po
     )
     say(notes, f"VI on {program.name!r}")
     return posterior
-
-
-@jax.jit
-def _evidence(log_weights: Any) -> Any:
-    return log_evidence(log_weights), effective_sample_size(log_weights)
 
 
 def _with_chain(tree: Any) -> Any:
@@ -199,24 +168,3 @@ def _fit_note(found: Fit) -> Note:
         for one in found.restarts
     )
     return Note(f"{text}, the best of {len(found.restarts)} restarts ({others})")
-
-
-def _bound_note(bound: _Bound) -> Note:
-    if not math.isfinite(bound.estimate):
-        text = "ELBO -inf: some draws of the guide are impossible under the program (supports that do not nest)."
-        return Note(text, warning=True)
-    return Note(f"ELBO {bound.estimate:.5g} \N{PLUS-MINUS SIGN} {bound.standard_error:.2g} nats, a lower bound")
-
-
-def _k_note(smoothed: ParetoSmoothed) -> Note:
-    k, most = smoothed.pareto_k, smoothed.threshold
-    if smoothed.verdict == "constant":
-        return Note("Pareto k of the fit: none, all ratios are equal: the guide is the posterior")
-    if smoothed.reliable:
-        return Note(f"Pareto k of the fit {k:.2f} (below {most:.2f}: reliable)")
-    told = f"Pareto k of the fit {k:.2f} > {most:.2f}" if math.isfinite(k) else "Pareto k of the fit cannot be told"
-    advice = (
-        "The guide misses part of the posterior: moments, corrected ones too, and the evidence are not reliable. "
-        'Use a richer guide ("full_rank", one of your own), more steps, or ppl.NUTS().'
-    )
-    return Note(f"{told}. {advice}", warning=True)
