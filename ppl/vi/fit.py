@@ -247,8 +247,8 @@ class _Run(NamedTuple):
 
     def ended(self, track: Track) -> Reason | None:
         """Why a fit is done; None: it is not."""
-        alive = np.flatnonzero(np.asarray(track.state.alive))
-        if not len(alive):
+        alive = np.flatnonzero(np.asarray(track.state.alive)).tolist()
+        if not alive:
             return "not finite"
         rule = self.stop
         asked = rule is not None and track.step and track.step % rule.window == 0

@@ -19,7 +19,7 @@ class Comparable:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.key = _key(function, 0)
+        self.key = _key(function, ())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the function gives."""
@@ -45,24 +45,23 @@ def comparable(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformationExtraArgs(Comparable(full.init), Comparable(full.update))
 
 
-DEEPEST = 12
-"""How deep closures are looked into."""
+def _key(value: Any, around: tuple[int, ...]) -> Any:
+    """Something hashable that is equal for values that do the same; the object itself where nothing better is known.
 
-
-def _key(value: Any, depth: int) -> Any:
-    """Something hashable that is equal for values that do the same; the object itself where nothing better is known."""
-    if depth > DEEPEST:
-        return _Same(value)
+    `around` are the ids of the functions that the value is closed over by: one that closes over itself ends there.
+    """
     if isinstance(value, FunctionType):
+        if id(value) in around:
+            return around.index(id(value))
         cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
         held = (cells, value.__defaults__, value.__kwdefaults__)
-        return (value.__code__, id(value.__globals__), _key(held, depth + 1))
+        return (value.__code__, id(value.__globals__), _key(held, (*around, id(value))))
     if isinstance(value, partial):
-        return (partial, *(_key(x, depth + 1) for x in (value.func, value.args, value.keywords)))
+        return (partial, *(_key(x, around) for x in (value.func, value.args, value.keywords)))
     if isinstance(value, tuple | list):
-        return (type(value), *(_key(x, depth + 1) for x in value))
+        return (type(value), *(_key(x, around) for x in value))
     if isinstance(value, dict):
-        return (dict, *((k, _key(x, depth + 1)) for k, x in value.items()))
+        return (dict, *((k, _key(x, around)) for k, x in value.items()))
     if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
         return (type(value), value.shape, str(value.dtype), np.asarray(value).tobytes())
     return _plain(value)
