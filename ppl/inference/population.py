@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from ppl.distributions.drawn import law_of_draws
 from ppl.semantics import choices as ch
+from ppl.semantics.estimated import Estimated
+from ppl.semantics.handlers import drawn_estimate, scored_estimate
 from ppl.semantics.interpreter import run
 from ppl.semantics.jaxpr import Lane
 from ppl.semantics.keys import site_key
@@ -77,14 +79,22 @@ class Propose(Handler):
     def sample(self, node: SampleSite, read: Any, where: Position) -> Outcome:
         """The observed value, the given one, or a draw."""
         if node.observed is not None:
-            score = total_log_prob(node.measure, node.observed)
-            return Outcome(node.observed, Totals(_nats(0.0), score))
+            return Outcome(node.observed, Totals(_nats(0.0), self._score(node, node.observed, where)))
         if read is not None and read.made is None:
-            return Outcome(read.value, Totals(_nats(0.0), total_log_prob(node.measure, read.value)), read.value)
+            return Outcome(read.value, Totals(_nats(0.0), self._score(node, read.value, where)), read.value)
         outcome = self._drawn(node, where)
-        return outcome if read is None else _kept_where(read, node, outcome)
+        return outcome if read is None else _kept_where(read, self._score(node, read.value, where), outcome)
+
+    def _score(self, node: SampleSite, value: Any, where: Position) -> Any:
+        """The log density of a value; an unbiased estimate where it can only be estimated."""
+        if isinstance(node.measure, Estimated):
+            return scored_estimate(node, value, self.key, where)
+        return total_log_prob(node.measure, value)
 
     def _drawn(self, node: SampleSite, where: Position) -> Outcome:
+        if isinstance(node.measure, Estimated):
+            value, log_density = drawn_estimate(node, self.key, where)
+            return Outcome(value, Totals(log_density, _nats(0.0)), value)
         law = law_of_draws(node.measure)
         value = draw(law, site_key(self.key, node.address, where.loop), where.lanes)
         log_law = total_log_prob(law, value)
@@ -102,8 +112,8 @@ class Propose(Handler):
         return Outcome(None, self.zero(), value)
 
 
-def _kept_where(given: Given, node: SampleSite, drawn: Outcome) -> Outcome:
-    kept = Totals(_nats(0.0), total_log_prob(node.measure, given.value))
+def _kept_where(given: Given, score: Any, drawn: Outcome) -> Outcome:
+    kept = Totals(_nats(0.0), score)
     value, totals = jax.tree.map(
         lambda old, new: jnp.where(given.made, old, new), (given.value, kept), (drawn.value, drawn.increment)
     )

@@ -241,7 +241,7 @@ def _given(measure: SIRNormalized, value: Choices) -> Particle:
 def _with_others(measure: SIRNormalized, first: Particle) -> Particle:
     if measure.n == 1:
         return with_first(first, None)
-    return with_first(first, others(measure.program, measure.proposal, {}, measure.n - 1, "others"))
+    return with_first(first, others(measure.program, measure.proposal, {}, measure.n - 1, "rest"))
 
 
 def _normalized_explicit(measure: SIRNormalized) -> Choices:

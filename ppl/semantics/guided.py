@@ -14,7 +14,6 @@ import jax
 import numpyro.distributions as dist
 from jax import lax
 
-from ppl.distributions.drawn import law_of_draws
 from ppl.distributions.proposed import Proposed
 from ppl.errors import AddressError, BranchError, ShapeError
 from ppl.semantics import jaxpr as jp
@@ -23,10 +22,10 @@ from ppl.semantics.choices import latent_infos
 from ppl.semantics.extended import extended
 from ppl.semantics.interpreter import sample_site, split
 from ppl.semantics.lanes import vmap
+from ppl.semantics.opening import density_of, drawn
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, Outcome, Position, SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again, placed
-from ppl.semantics.scoring import total_log_prob
 from ppl.semantics.site import Site
 from ppl.semantics.walks import Walk, always_made, interpreted, latent_in
 
@@ -150,9 +149,8 @@ class Draws(Rewrite):
         del read, where
         if node.observed is not None:
             return Outcome(node.observed, ())
-        law = law_of_draws(node.measure)
-        value = bind_again(node._replace(measure=law))
-        return Outcome(value, (), Ahead(value, total_log_prob(law, value)))
+        value, log_proposal = drawn(node)
+        return Outcome(value, (), Ahead(value, log_proposal))
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
         """The proposal's factors do not weigh."""
@@ -172,7 +170,7 @@ class Weighs(Rewrite):
         """Bind a choice again, or weigh the one made ahead."""
         if read is None or node.observed is not None:
             return bind_again(node)
-        log_weight = total_log_prob(node.measure, read.value) - read.log_proposal
+        log_weight = density_of(node, read.value) - read.log_proposal
         site = node.site._replace(address=f"{node.address}/proposal", kind="factor", plates=())
         jp.factor_p.bind(log_weight, site=placed(site))
         return read.value

@@ -72,11 +72,10 @@ class Simulate(Handler):
 
     def _estimated(self, node: SampleSite, given: Any, where: Position) -> Outcome:
         """A draw with its estimated density, or an estimate of the density of what is given."""
-        key = site_key(self.key, node.address, where.loop)
         if given is None:
-            value, log_density = ran(node.measure.weighted(), Simulate(key), where)
-            return Outcome(value, Totals(_sum(log_density), _zero()), value)
-        score = _sum(ran(node.measure.estimate(given), Simulate(key), where))
+            value, log_density = drawn_estimate(node, self.key, where)
+            return Outcome(value, Totals(log_density, _zero()), value)
+        score = scored_estimate(node, given, self.key, where)
         return Outcome(given, Totals(score, score), given if node.observed is None else None)
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
@@ -90,9 +89,21 @@ class Simulate(Handler):
         return Outcome(None, self.zero(), value)
 
 
-def ran(program: Any, handler: Handler, where: Position) -> Any:
-    """The value of a program that is run where another one stands: in its lanes, which draw differently."""
+def drawn_estimate(node: SampleSite, key: Any, where: Position) -> tuple[Any, Any]:
+    """A draw of an estimated measure, and the log of a weight with E[1 / w | draw] = 1 / density (nats)."""
+    value, log_density = _ran(node.measure.weighted(), node, key, where)
+    return value, _sum(log_density)
+
+
+def scored_estimate(node: SampleSite, value: Any, key: Any, where: Position) -> Any:
+    """The log of an unbiased estimate of an estimated measure's density (nats)."""
+    return _sum(_ran(node.measure.estimate(value), node, key, where))
+
+
+def _ran(program: Any, node: SampleSite, key: Any, where: Position) -> Any:
+    """The value of a program that is run at a site: with a key of its own, in the lanes around the site."""
     staged = program.staged
+    handler = Simulate(site_key(key, node.address, where.loop))
     outs = run(staged.code, program.dynamic, handler, {}, where._replace(loop=())).outs
     return jax.tree.unflatten(staged.out_tree, outs)
 

@@ -23,10 +23,11 @@ from ppl.semantics.enumeration import DEFAULT_LIMIT, support_rows
 from ppl.semantics.finite import FiniteMeasure
 from ppl.semantics.lanes import vmap
 from ppl.semantics.language import sample
+from ppl.semantics.opening import density_of
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Outcome, Position, SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again
-from ppl.semantics.scoring import log_ratio, total_log_prob
+from ppl.semantics.scoring import log_ratio
 from ppl.semantics.site import Site
 
 
@@ -83,7 +84,7 @@ class WeighSites(Rewrite):
                 value = jax.tree.map(partial(jnp.where, read.take), read.value, value)
             excess = self.zero() if law is node.measure else log_ratio(node.measure, law, value)
             return Outcome(value, excess)
-        return Outcome(node.observed, total_log_prob(node.measure, node.observed))
+        return Outcome(node.observed, density_of(node, node.observed))
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
         """A factor weighs."""
