@@ -7,6 +7,7 @@ from ppl.vi.checks import check
 from ppl.vi.divergences import forward_kl, symmetric_kl
 from ppl.vi.fit import Fit, fit
 from ppl.vi.fit_stop import Plateau
+from ppl.vi.implicit import implicit
 from ppl.vi.language import log_density, simulate, with_strategies
 from ppl.vi.measure_valued import measure_valued
 from ppl.vi.objective import Evaluation, Objective, expect, objective
@@ -31,6 +32,7 @@ __all__ = [
     "forward_kl",
     "hvi",
     "fit",
+    "implicit",
     "iwelbo",
     "iwhvi",
     "leave_one_out",

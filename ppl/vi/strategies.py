@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ppl.semantics.program import Program
 from ppl.vi.enumeration import Enumerate
+from ppl.vi.implicit import Implicit, implicit
 from ppl.vi.measure_valued import MeasureValued, measure_valued
 from ppl.vi.pathwise import Reparam, reparam
 from ppl.vi.resolution import Choice, by_rule, choices_in, resolved
@@ -23,6 +24,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "score": score,
     "enumerate": enumerate,
     "measure_valued": measure_valued,
+    "implicit": implicit,
 }
 """Every strategy by name."""
 
@@ -82,6 +84,7 @@ NAMES: dict[type, str] = {
     ScoreOfCopies: "score",
     Enumerate: "enumerate",
     MeasureValued: "measure_valued",
+    Implicit: "implicit",
 }
 
 
