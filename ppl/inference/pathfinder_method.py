@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -126,7 +127,7 @@ def _path_notes(numbers: np.ndarray, paths: int) -> list[Note]:
 
 
 def _nowhere(target: Any, key: PRNGKey, paths: int) -> DegenerateWeightsError:
-    choices = target.choices(np.zeros(target.dim, jax.dtypes.canonicalize_dtype(float)))
+    choices = target.choices(jnp.zeros(target.dim))
     complete = choices | target.recover(key, choices)
     return DegenerateWeightsError(
         f"None of {paths} paths of ppl.Pathfinder on {target.program.name!r} found a Gaussian: of {LOOKS} points "

@@ -6,7 +6,7 @@ An optax optimiser is a pair of closures, new in every call, and equal to no oth
 
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ def _key(value: Any, around: tuple[int, ...]) -> Any:
     if isinstance(value, FunctionType):
         if id(value) in around:
             return around.index(id(value))
-        cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+        cells = tuple(map(_content, value.__closure__ or ()))
         held = (cells, value.__defaults__, value.__kwdefaults__)
         return (value.__code__, id(value.__globals__), _key(held, (*around, id(value))))
     if isinstance(value, partial):
@@ -65,6 +65,14 @@ def _key(value: Any, around: tuple[int, ...]) -> Any:
     if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
         return (type(value), value.shape, str(value.dtype), np.asarray(value).tobytes())
     return _plain(value)
+
+
+def _content(cell: CellType) -> Any:
+    """What a closure holds; nothing where its variable is not bound yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _plain(value: Any) -> Any:
