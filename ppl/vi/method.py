@@ -49,7 +49,7 @@ ADVICE = 'Use a richer guide ("full_rank", one of your own), more steps, or ppl.
 REFUSED = ("chains", "warmup", "thin", "keep", "layout")
 DRAWS = 1000
 """Draws by default."""
-RATE, FLOW_RATE, LAST_SHARE = 0.05, 0.005, 0.01
+RATE, FLOW_RATE, LAST_SHARE = 0.05, 0.02, 0.01
 """Adam's step size at the start (that for the networks of a flow), and the share of it that is left at the end."""
 
 
