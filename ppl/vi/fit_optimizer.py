@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 
 class Comparable:
@@ -62,7 +63,7 @@ def _key(value: Any, around: tuple[int, ...]) -> Any:
         return (type(value), *(_key(x, around) for x in value))
     if isinstance(value, dict):
         return (dict, *((k, _key(x, around)) for k, x in value.items()))
-    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer):
         return (type(value), value.shape, str(value.dtype), np.asarray(value).tobytes())
     return _plain(value)
 

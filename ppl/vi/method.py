@@ -104,8 +104,8 @@ class VI:
             positive(name, getattr(self, name))
         if isinstance(self.guide, str) and self.guide not in GUIDES:
             raise ValueError(
-                f"guide is {self.guide!r}.\nExpected: one of {', '.join(map(repr, GUIDES))}, an automatic guide, or a "
-                "function of parameters that returns a program."
+                f"guide is {self.guide!r}.\nExpected: one of {', '.join(repr(name) for name in GUIDES)}, an automatic "
+                "guide, or a function of parameters that returns a program."
             )
         if not isinstance(self.guide, str | Automatic) and self.params is None:
             raise ValueError(

@@ -119,7 +119,7 @@ def test_a_guide_of_ones_own_with_another_objective():
 
 def test_a_poor_guide_is_said_aloud_and_corrected_draws_carry_weights():
     """It stays where it starts, beside the posterior and narrower."""
-    start = {"mean": MEAN + 0.4, "log_sd": -1.8}
+    start = {"mean": MEAN + 0.4, "log_sd": -3.0}
     method = ppl.VI(own, params=start, steps=1, optimizer=optax.sgd(1e-9), correct=True)
     with pytest.warns(ConvergenceWarning, match=r"(?s)VI on 'normal'.*Pareto k of the approximation \d.* > 0.67"):
         posterior = ppl.infer(normal(Y), method, key=0)
@@ -128,7 +128,7 @@ def test_a_poor_guide_is_said_aloud_and_corrected_draws_carry_weights():
     np.testing.assert_allclose(np.logaddexp.reduce(smoothed), np.logaddexp.reduce(raw), rtol=1e-4)
     equal = posterior.resample(0)
     assert equal.log_weights is None
-    assert abs(float(equal.draws["x"].mean()) - MEAN) < 0.35 < abs(float(posterior.draws["x"].mean()) - MEAN)
+    assert abs(float(equal.draws["x"].mean()) - MEAN) < abs(float(posterior.draws["x"].mean()) - MEAN)
 
 
 def test_supports_that_do_not_nest():
