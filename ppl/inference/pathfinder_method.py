@@ -57,7 +57,7 @@ class Pathfinder:
         ...     mean = ppl.sample("mean", dist.Normal(0.0, 1.0))
         ...     ppl.sample("y", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=y)
         >>> posterior = ppl.infer(normal(jnp.array([1.0, 2.0, 3.0])), ppl.Pathfinder(), key=0)
-        >>> bool(abs(posterior.summary().rows[0].mean - 1.5) < 0.1)
+        >>> bool(abs(posterior.resample(0).draws["mean"].mean() - 1.5) < 0.1)
         True
     """
 

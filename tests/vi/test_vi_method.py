@@ -117,18 +117,27 @@ def test_a_guide_of_ones_own_with_another_objective():
         ppl.VI(guide=own)
 
 
-def test_a_poor_guide_is_said_aloud_and_corrected_draws_carry_weights():
-    """It stays where it starts, beside the posterior and narrower."""
-    start = {"mean": MEAN + 0.4, "log_sd": -3.0}
-    method = ppl.VI(own, params=start, steps=1, optimizer=optax.sgd(1e-9), correct=True)
+def beside(log_sd):
+    """The posterior from a guide that stays where it starts, 0.4 beside the truth."""
+    method = ppl.VI(
+        own, params={"mean": MEAN + 0.4, "log_sd": log_sd}, steps=1, optimizer=optax.sgd(1e-9), correct=True
+    )
+    return ppl.infer(normal(Y), method, key=0)
+
+
+def test_a_poor_guide_is_said_aloud():
     with pytest.warns(ConvergenceWarning, match=r"(?s)VI on 'normal'.*Pareto k of the approximation \d.* > 0.67"):
-        posterior = ppl.infer(normal(Y), method, key=0)
-    smoothed = np.asarray(posterior.log_weights)[0]
-    raw = np.asarray(posterior.stats["log_weight"])[0]
+        beside(log_sd=-3.0)
+
+
+def test_corrected_draws_carry_weights_that_take_the_guides_error_away():
+    posterior = beside(log_sd=-0.4)  # wider than the posterior; 5 standard errors of a mean are 0.09 with 1000 draws
+    smoothed, raw = np.asarray(posterior.log_weights)[0], np.asarray(posterior.stats["log_weight"])[0]
     np.testing.assert_allclose(np.logaddexp.reduce(smoothed), np.logaddexp.reduce(raw), rtol=1e-4)
     equal = posterior.resample(0)
     assert equal.log_weights is None
-    assert abs(float(equal.draws["x"].mean()) - MEAN) < abs(float(posterior.draws["x"].mean()) - MEAN)
+    assert abs(float(equal.draws["x"].mean()) - MEAN) < 0.15
+    assert abs(float(posterior.draws["x"].mean()) - MEAN) > 0.25
 
 
 def test_supports_that_do_not_nest():
