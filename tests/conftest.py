@@ -17,6 +17,9 @@ jaxtyping.install_import_hook("ppl", "beartype.beartype")
 
 CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 
+MOST_MAPS = 30_000
+"""Half of what Linux allows a process (`vm.max_map_count`)."""
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Reruns read their executables from here; the keys of the cache contain the jaxlib version and the flags.
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -24,6 +27,27 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 settings.register_profile("ppl", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("ppl")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Examples in the docstrings of algorithms compile whole algorithms: they are run with the slow tests."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.nodeid.startswith(("ppl/inference/", "ppl/vi/")):
+            item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _executables_are_freed():
+    """Thousands of executables in one process run into the system's limit on memory maps, and end in a crash."""
+    yield
+    if _memory_maps() > MOST_MAPS:
+        jax.clear_caches()
+
+
+def _memory_maps():
+    maps = Path("/proc/self/maps")
+    return len(maps.read_text().splitlines()) if maps.exists() else 0
 
 
 def _seed(request):

@@ -127,7 +127,7 @@ class Mutant:
 
 def without_retained(particles: int) -> Mutant:
     """An unconditional run whose path is taken whatever it is."""
-    return Mutant(_unconditional, ConditionalSMC(particles, ppl.resample("multinomial"), ancestor_sampling=False))
+    return Mutant(_unconditional, ConditionalSMC(particles, ppl.resample("multinomial")))
 
 
 def _unconditional(program: ppl.Program, state: State, move: ConditionalSMC) -> State:
@@ -140,9 +140,9 @@ def gibbs_without_retained(particles: int) -> ParticleGibbsMove:
     return ParticleGibbsMove(without_retained(particles), None, None)
 
 
-def wrong_resampling(particles: int, resampling: Any, *, ancestor_sampling: bool = False) -> ConditionalSMC:
+def wrong_resampling(particles: int, resampling: Any, backward: Any = None) -> ConditionalSMC:
     """Conditional SMC with another resampling."""
-    return ConditionalSMC(particles, resampling, ancestor_sampling)
+    return ConditionalSMC(particles, resampling, backward)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Replaying(ConditionalResample):
 
 def replaying(particles: int) -> Mutant:
     """Copies of the retained particle replay its choices instead of drawing their own."""
-    return Mutant(_replaying, ConditionalSMC(particles, Replaying("multinomial"), ancestor_sampling=False))
+    return Mutant(_replaying, ConditionalSMC(particles, Replaying("multinomial")))
 
 
 def _replaying(program: ppl.Program, state: State, move: ConditionalSMC) -> State:

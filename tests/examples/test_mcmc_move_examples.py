@@ -80,6 +80,7 @@ def run_nile(nile, kernel, key):
     return one_step_joint(draw, move, key=key, replicates=3000, steps=6, quantities=seen_flow)
 
 
+@pytest.mark.slow
 def test_births_and_deaths_leave_the_joint_law(nile, key):
     run_nile(nile, cycle(*nile.MOVES), key).check()
 
@@ -113,6 +114,7 @@ def exact_changes(nile, most):
 
 
 @pytest.mark.filterwarnings("ignore::ppl.errors.ConvergenceWarning")
+@pytest.mark.slow
 def test_the_numbers_of_changes_are_near_the_exact_ones(nile, tmp_path):
     """Up to two changes, of which the sum over all pairs of years is quick; more were seen to be right by hand."""
     posterior = nile.main(quick=True, folder=str(tmp_path))

@@ -79,6 +79,7 @@ def test_logistic_regression_agrees_with_a_penalised_fit(tmp_path):
     assert ((ours > 0.5) == module.MALIGNANT[module.HELD_OUT]).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_mixture_recovers_the_labels_that_it_was_not_told(tmp_path):
     with jax.numpy_rank_promotion("allow"):  # NumPyro's Categorical promotes ranks when it samples
         module, posterior = run("mixture", tmp_path)
@@ -104,6 +105,7 @@ def smoothed(returns, stay, sds):
     return both[:, 1] / both.sum(axis=1)
 
 
+@pytest.mark.slow
 def test_hmm_agrees_with_forward_backward_and_a_regime_switching_fit(tmp_path):
     module, posterior = run("hmm", tmp_path)
     stay, calm, ratio = (np.asarray(posterior.draws[a], float) for a in ("stay", "calm_sd", "ratio"))

@@ -24,6 +24,7 @@ def _small_figures_without_a_display(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::ppl.errors.ConvergenceWarning")  # a quick run has not mixed, and says so
+@pytest.mark.slow
 def test_dirichlet_process(tmp_path):
     picture = tmp_path / "density.png"
     result = loaded("dirichlet_process").main(quick=True, path=str(picture))
@@ -47,6 +48,7 @@ def test_dirichlet_process_has_no_truncation(key):
     np.testing.assert_allclose(mass, 0.95**module.HEAD, atol=0.02)
 
 
+@pytest.mark.slow
 def test_random_features(tmp_path):
     picture = tmp_path / "curves.png"
     result = loaded("random_features").main(quick=True, path=str(picture))

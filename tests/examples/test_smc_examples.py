@@ -21,6 +21,7 @@ def _no_display(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
 
 
+@pytest.mark.slow
 def test_the_filter_is_nearer_to_the_truth_than_the_readings(tmp_path):
     module = loaded("tracking")
     posterior = module.main(quick=True, folder=str(tmp_path))

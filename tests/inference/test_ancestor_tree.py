@@ -53,6 +53,7 @@ def both():
     return [ppl.infer(program, replace(METHOD, store=store), key=3) for store in ("paths", "tree")]
 
 
+@pytest.mark.slow
 def test_paths_off_the_tree_are_those_of_full_storage(both):
     full, tree = both
     found = {**tree.history.trees.paths(), **{a: x[0] for a, x in tree.draws.items()}}

@@ -156,6 +156,7 @@ for chains, layout in ((64, None), (64, "vmap"), (63, None)):
 """
 
 
+@pytest.mark.slow
 def test_chains_spread_over_two_devices():
     """A subprocess with two CPU devices: the same draws as on one, up to rounding, over a few transitions."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"

@@ -137,6 +137,7 @@ def histories():
 
 
 @pytest.mark.parametrize("name", ["bootstrap", "guided", "auxiliary", "both"])
+@pytest.mark.slow
 def test_filtering_means_and_variances_are_kalmans(histories, name):
     """t-tests over 30 runs (29 degrees of freedom: 6.2 at 1e-6); the bias of 2,000 particles is far below."""
     moments = [posterior.history.moments("x") for posterior in histories[name]]

@@ -85,6 +85,7 @@ def effective(draws):
 
 
 @pytest.mark.parametrize("method", ["gibbs", "marginal"])
+@pytest.mark.slow
 def test_posterior_draws_include_the_states_and_forecasts_work(method, request):
     posterior = request.getfixturevalue(method)
     assert posterior.draws["x"].shape == (4, 1500, len(YS))

@@ -139,6 +139,7 @@ def case(entry):
 
 
 @pytest.mark.parametrize(("program", "scheme", "threshold"), [case(entry) for entry in COVERED + LONG])
+@pytest.mark.slow
 def test_the_reported_error_covers(program, scheme, threshold, key):
     """Within 25% of the truth, and 5 standard errors of 7% (false alarm rate 1e-6) on top."""
     ratio = coverage(program, ppl.SMC(500, scheme, threshold, store="none"), key)

@@ -224,6 +224,7 @@ def evidence_ratios(key, kernel):
     return np.exp(np.asarray(log_weights, float) - LOG_EVIDENCE).sum(axis=1)
 
 
+@pytest.mark.slow
 def test_resample_move_has_the_evidence_of_the_coin(key):
     assert t_score(evidence_ratios(key, random_walk(1.0))) < 1
 
@@ -232,11 +233,13 @@ def prior_kernel(program):
     return trace_mh_kernel(up_to(program, 0))
 
 
+@pytest.mark.slow
 def test_resample_move_with_a_wrong_target_dies(key):
     """The kernel of the prior: particles forget the data at every move."""
     assert t_score(evidence_ratios(key, prior_kernel)) > 1
 
 
+@pytest.mark.slow
 def test_resample_move_as_a_method():
     """The mean of 400 particles; its error of about .01 has a margin of ten."""
     found = ppl.infer(coins(TOSSES), ppl.ResampleMove(400, random_walk(1.0), moves=2), key=0)

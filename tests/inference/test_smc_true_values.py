@@ -167,6 +167,7 @@ def rejected(scores):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_evidence_and_means_are_the_true_ones(name, key):
     program, true_log_evidence, true_mean = CASES[name]
     particles = MANY if name.startswith("mean") else PARTICLES  # the data lie far out in the prior

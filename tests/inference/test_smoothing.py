@@ -69,6 +69,7 @@ def exact(*, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow
 def test_backward_simulation_has_the_law_of_paths(reverse, key):
     """Against enumeration, loops both ways: 16 frequencies of 4,000 paths, each within 5.5 standard errors (1e-6)."""
     posterior = ppl.infer(hidden(FLIPS, reverse=reverse), ppl.SMC(4_000, store="filter"), key=key)
@@ -79,6 +80,7 @@ def test_backward_simulation_has_the_law_of_paths(reverse, key):
 
 
 @pytest.mark.parametrize(("lag", "horizon"), [(1, 2), (2, 3), (7, 3)])
+@pytest.mark.slow
 def test_fixed_lag_moments_are_those_given_a_few_more_steps(lag, horizon, key):
     """The moments of x_1 given y up to `horizon`, by Kalman on the shortened series; the last step's are filtered."""
     moments = ppl.infer(walk(YS), ppl.SMC(50_000, store="lag", lag=lag), key=key).history.smoothed["x"]

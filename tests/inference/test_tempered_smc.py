@@ -185,6 +185,7 @@ def test_a_start_near_the_posterior_gives_the_same_evidence():
     assert z_score(ppl.infer(normal(1.5), method, key=2), NORMAL) < Z_MILLION
 
 
+@pytest.mark.slow
 def test_finite_choices_are_summed_out_or_moved_by_any_kernel():
     true = mixed_log_evidence(1.5)
     for kernel in ("random_walk", trace_mh_kernel):

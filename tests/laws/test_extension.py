@@ -85,6 +85,7 @@ def reported_over_empirical(runs=300):
     return np.mean([run.standard_error**2 for run in found]) / np.var([run.estimate for run in found])
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_the_scheme(monkeypatch):
     """The keys are fixed; the ratio's standard error is .08. The mutant takes every scheme for systematic."""
     smcp3._run.clear_cache()

@@ -142,6 +142,7 @@ def test_the_dimension_changing_move_leaves_the_joint_law(key):
 
 
 @pytest.mark.parametrize("mutant", list(MUTANTS))
+@pytest.mark.slow
 def test_dimension_changing_mutants_die(mutant, key):
     move = partial(moved, partial(wrong_kernel, mutant, SPLIT))
     with pytest.raises(LawViolation):
@@ -190,6 +191,7 @@ def run_scale(maker, key):
     return one_step_joint(draw, partial(scaled, maker), key=key, replicates=4000, steps=3, quantities=product)
 
 
+@pytest.mark.slow
 def test_the_scale_move_leaves_the_joint_law(key):
     run_scale(SCALE, key).check()
 

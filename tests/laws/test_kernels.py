@@ -68,6 +68,7 @@ def test_26_a_mixture_is_the_weighted_sum_and_a_repeat_the_power():
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.slow
 def test_34_a_continuous_kernel_keeps_the_joint_law(name, key):
     """False-alarm rate 1e-6."""
     entry = KERNELS[name]
@@ -75,6 +76,7 @@ def test_34_a_continuous_kernel_keeps_the_joint_law(name, key):
 
 
 @pytest.mark.parametrize("name", [name for name in CONTINUOUS if KERNELS[name].mutant])
+@pytest.mark.slow
 def test_34_mutants_die(name, key):
     entry = KERNELS[name]
     with pytest.raises(LawViolation, match="does not leave the posterior"):

@@ -131,6 +131,7 @@ def wrong_step(mutant, program, state):
 
 
 @pytest.mark.parametrize("mutant", list(MUTANTS))
+@pytest.mark.slow
 def test_mutants_die(mutant):
     program = to_program(generic(SKELETONS["branch"]))
     found = errors(transitions(program, partial(wrong_kernel, mutant)))
@@ -158,5 +159,6 @@ def test_a_kernel_that_cannot_move_is_reported():
 
 
 @pytest.mark.parametrize("name", ["straight", "branch", "branch_in_loop"])
+@pytest.mark.slow
 def test_generic_programs_are_irreducible(name):
     assert irreducible(to_program(generic(SKELETONS[name])))

@@ -99,10 +99,12 @@ def joint_test(key, target_of=lambda flat: flat, doublings=4):
 
 
 @pytest.mark.parametrize("doublings", [4, 0], ids=["nuts", "hmc"])
+@pytest.mark.slow
 def test_the_joint_law_stays(doublings, key):
     joint_test(key, doublings=doublings).check(1e-6)
 
 
+@pytest.mark.slow
 def test_without_the_jacobian_it_dies(key):
     with pytest.raises(LawViolation):
         joint_test(key, NoJacobian).check(1e-6)
@@ -122,6 +124,7 @@ def test_momenta_of_a_wrong_size_die(doublings, key, monkeypatch):
         joint_test(key, doublings=doublings).check(1e-6)
 
 
+@pytest.mark.slow
 def test_weights_without_the_kinetic_energy_die(key, monkeypatch):
     monkeypatch.setattr(chain.Point, "energy", property(lambda point: -point.log_density))
     with pytest.raises(LawViolation):

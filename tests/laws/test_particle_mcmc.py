@@ -46,6 +46,7 @@ def test_31_conditional_smc_leaves_the_path_posterior(particles, scheme, backwar
 
 @pytest.mark.parametrize("backward", [pytest.param(None, marks=LONG), "ancestor"])
 @pytest.mark.parametrize("name", ["counting", "straight"])
+@pytest.mark.slow
 def test_31_whatever_the_form_of_the_program(name, backward):
     """A loop whose state is a count, with a value that passes it; branches: a future fits some pasts only."""
     program = getattr(moves, name)(jnp.array([1, 0]))
@@ -64,6 +65,7 @@ def test_31_particle_gibbs(parameters):
     assert gap(cycle(kernel, on("s", trace_mh_kernel)), moves.switching_target()) < ATOL
 
 
+@pytest.mark.slow
 def test_31_mutants_die():
     program = moves.chain_target()
     assert gap(moves.without_retained(2), program) > DEAD

@@ -175,6 +175,7 @@ def full_posterior(program, steps):
     ],
     ids=["the full posterior", "one observation behind", "weights not reset", "resampled without weights"],
 )
+@pytest.mark.slow
 def test_33_mutants_of_resample_move_die(setup):
     assert resample_move_gap(static(YS), setup) > DEAD
 
@@ -240,5 +241,6 @@ def stale_evidence(ratio):
     ],
     ids=["no increment", "inner weights not reset", "the proposal's evidence is not updated", "an inverted ratio"],
 )
+@pytest.mark.slow
 def test_33_mutants_of_smc2_die(setup, rejuvenate):
     assert smc2_gap(setup, rejuvenate) > DEAD

@@ -217,11 +217,13 @@ def test_23_a_sweep_means_the_program(programs, name, scheme):
 
 
 @pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.slow
 def test_23_an_adaptive_sweep_means_the_program(programs, name):
     same(swept(programs[name], ppl.resample("systematic", 0.8)), programs[name])
 
 
 @pytest.mark.parametrize("name", ["two loops", "uneven"])
+@pytest.mark.slow
 def test_23_any_valid_transformation_may_be_swept(programs, name):
     """One that scores itself, one that composes, and none."""
     same(swept(programs[name], ppl.push_evidence()), programs[name])

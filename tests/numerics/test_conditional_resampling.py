@@ -85,6 +85,7 @@ def test_retaining_without_conditioning_dies(scheme):
 
 
 @pytest.mark.parametrize("scheme", list(CONDITIONAL))
+@pytest.mark.slow
 def test_draws_have_the_law_of_the_cells(scheme, key):
     """False alarm rate 1e-6: at most 27 outcomes, each a z-test at 1e-6 / 27 (5.5 standard errors)."""
     draws, measure = 20_000, ConditionalAncestors(log((3, 5, 2)), 3, scheme)
@@ -117,6 +118,7 @@ def test_unknown_names_and_too_many_outcomes_are_said():
         Ancestors(jnp.zeros(100), 100, "ssp").log_prob(jnp.arange(100, dtype=jnp.int32))
 
 
+@pytest.mark.slow
 def test_metropolis_is_biased_and_converges():
     """The error of the expected copies falls at least as fast as (1 - mean w / max w)^steps; it is not nothing."""
     weights = np.array([1.0, 5.0, 0.0, 2.0])
@@ -131,6 +133,7 @@ def test_metropolis_is_biased_and_converges():
     np.testing.assert_array_equal(metropolis_cells(log(weights), 4, 16).log_probs, named.log_probs)
 
 
+@pytest.mark.slow
 def test_ssp_of_any_noise_is_in_the_cells():
     """A grid of noise, evenly spaced, has the law of the cells to the width of the grid."""
     log_weights, side = log((3, 5, 2)), 60

@@ -392,6 +392,7 @@ original_doubled, original_grown = trajectory._doubled, trajectory._grown
         ("_grown", barker_within),
     ],
 )
+@pytest.mark.slow
 def test_wrong_laws_of_selection_die(name, mutant, monkeypatch):
     monkeypatch.setattr(trajectory, name, mutant)
     matrix, energies, numbers, _ = transition_matrix()

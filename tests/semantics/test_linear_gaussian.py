@@ -41,12 +41,14 @@ def test_the_evidence_and_the_smoothed_moments(posterior):
     np.testing.assert_allclose(draws.var(axis=0), VARIANCES, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_marginal_is_the_posterior_times_the_evidence():
     marginal = walk(jnp.array(YS)).marginal("x0", method=ppl.Kalman())
     wanted = dist.Normal(MEANS[0], VARIANCES[0] ** 0.5).log_prob(0.3) + LOG_EVIDENCE
     assert abs(float(marginal.log_density({"x0": jnp.array(0.3)})) - float(wanted)) < 1e-4
 
 
+@pytest.mark.slow
 def test_normalising_divides_by_the_evidence():
     program = walk(jnp.array(YS))
     choices = {"x0": jnp.array(0.3), "x": jnp.array([0.1, -0.4])}
@@ -62,6 +64,7 @@ def vectors(y):
     return x
 
 
+@pytest.mark.slow
 def test_vectors_and_plates_against_a_grid_free_formula():
     y, h = jnp.array([0.3, 0.1, 2.0]), jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, -2.0]])
     prior, noise = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.diag(jnp.array([0.25, 1.0, 4.0]))

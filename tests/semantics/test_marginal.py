@@ -63,6 +63,7 @@ def _agreeing(values, mask):
 
 
 @pytest.mark.parametrize("name", list(SKELETONS))
+@pytest.mark.slow
 def test_random_programs_keep_any_choices(name):
     """Also in branches that are not taken: such a choice agrees with every value."""
     kept = subsets(to_program(generic(SKELETONS[name])))

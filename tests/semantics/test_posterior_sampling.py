@@ -110,6 +110,7 @@ def _rows(choices):
 
 
 @pytest.mark.parametrize("function", MODELS, ids=lambda f: f.__name__)
+@pytest.mark.slow
 def test_draws_follow_the_conditional_law(function, key):
     assert p_value(function, key) > 1e-6
 
@@ -140,6 +141,7 @@ def one_noise_for_all_steps(monkeypatch):
         (one_noise_for_all_steps, lanes_and_a_shared_choice),
     ],
 )
+@pytest.mark.slow
 def test_mutants_die(mutate, function, key, monkeypatch):
     mutate(monkeypatch)
     assert p_value(function, key) < 1e-6

@@ -46,6 +46,7 @@ FORWARD = tuple(PARTS)
 REFERENCE_ADDRESSES = {"path", "lanes", "n", "plated", "branch", "sub/x"}
 
 
+@pytest.mark.slow
 def test_order_jit_and_other_sites_leave_draws_as_they_were(key):
     """Law 37, bit for bit: reordered and jitted part by part, beside another plate, loop and factor, or alone."""
 

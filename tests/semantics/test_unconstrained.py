@@ -156,6 +156,7 @@ def nested_log_det(there, choices):
     return jnp.linalg.slogdet(jax.jit(jax.jacfwd(pushed))(flat))[1]
 
 
+@pytest.mark.slow
 def test_control_flow_and_dependent_supports():
     there = unconstrained(nested(jnp.array(1.0)))
     trace = there.program.simulate(jax.random.key(4))

@@ -139,6 +139,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.slow
 def test_every_kind_of_sampler_draws_apart_in_each_lane(sampler, key):
     """Rejection loops and samplers that split their key included; lanes of lanes too."""
     program = ppl.model(
