@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 import ppl
 import ppl.distributions as dist
+from ppl import vi
 from ppl.distributions.ancestors import Ancestors, ConditionalAncestors
 from ppl.numerics.conditional_resampling import CONDITIONAL
 from tests.oracle import transformers as oracle
@@ -166,3 +167,62 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "Seed": Distribution(dist.Seed, "Seed", finite=False),
 }
 """Every distribution of ours, and every one of NumPyro's that enumerates."""
+
+
+# --- gradient strategies ----------------------------------------------------------------------------------------------
+
+
+class GradientStrategy(NamedTuple):
+    """A gradient strategy with a choice to try it on.
+
+    Attributes:
+        make: Makes the strategy.
+        law: From a parameter to the distribution of the choice.
+        covers: Its name in `vi.STRATEGIES`.
+        grid: Points that carry the law of a choice that is not finite, evenly spaced; None where it is finite.
+    """
+
+    make: Callable[[], Any]
+    law: Callable[[Any], Any]
+    covers: str
+    grid: Callable[[], Any] | None = None
+
+
+def _coin(t: Any) -> Any:
+    return dist.Bernoulli(logits=t - 0.25)
+
+
+def _learning_coin(t: Any) -> Any:
+    return vi.baseline(_coin(t), jnp.array(0.75))
+
+
+def _normal(t: Any) -> Any:
+    return dist.Normal(0.5 * t, jnp.exp(0.25 * t - 0.5))
+
+
+def _line() -> Any:
+    return jnp.linspace(-8.0, 8.0, 2001)
+
+
+STRATEGIES: dict[str, GradientStrategy] = {
+    "score": GradientStrategy(lambda: vi.score(1.25), _coin, "score"),
+    "score, moving average": GradientStrategy(lambda: vi.score(vi.moving_average(0.5)), _coin, "score"),
+    "score, leave one out": GradientStrategy(lambda: vi.score(vi.leave_one_out(), copies=2), _coin, "score"),
+    "score, learned": GradientStrategy(vi.score, _learning_coin, "score"),
+    "enumerate": GradientStrategy(vi.enumerate, _coin, "enumerate"),
+    "measure_valued": GradientStrategy(vi.measure_valued, _coin, "measure_valued"),
+    "reparam, normal": GradientStrategy(vi.reparam, _normal, "reparam", _line),
+    "score, normal": GradientStrategy(lambda: vi.score(0.5), _normal, "score", _line),
+    "leave one out, normal": GradientStrategy(lambda: vi.score(vi.leave_one_out(), copies=3), _normal, "score", _line),
+    "measure_valued, normal": GradientStrategy(vi.measure_valued, _normal, "measure_valued", _line),
+    "measure_valued, poisson": GradientStrategy(
+        vi.measure_valued, lambda t: dist.Poisson(jnp.exp(0.5 * t)), "measure_valued", lambda: jnp.arange(40)
+    ),
+    "implicit, gamma": GradientStrategy(
+        vi.implicit,
+        lambda t: dist.Gamma(3.0 + t, 2.0),
+        "implicit",
+        lambda: jnp.linspace(1e-6, 20.0, 4001),
+    ),
+}
+"""Every gradient strategy; a line here and the universal law 40 runs over it, alone and beside every other one."""
