@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ppl.distributions.finite import outcomes
 from ppl.errors import StrategyError
 from ppl.vi.joint import joint_outcomes, joint_size
+from ppl.vi.masses import joint_masses, masses
 from ppl.vi.strategy import Node, Rest, Run, weighted_sum
 
 MOST = 4096
@@ -34,9 +34,9 @@ class Enumerate:
             )
         if joint_size(found) > MOST:
             raise _too_many(node, found)
-        values, log_probs = joint_outcomes(found)
+        values, _ = joint_outcomes(found)
         costs = jax.vmap(lambda value: rest(value, run))(values)
-        return weighted_sum(jnp.exp(log_probs), costs)
+        return weighted_sum(joint_masses(masses(node.measure)), costs)
 
 
 def _too_many(node: Node, found: Any) -> StrategyError:
