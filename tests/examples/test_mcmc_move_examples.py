@@ -85,6 +85,7 @@ def test_births_and_deaths_leave_the_joint_law(nile, key):
     run_nile(nile, cycle(*nile.MOVES), key).check()
 
 
+@pytest.mark.slow
 def test_births_without_their_density_die(nile, key):
     with pytest.raises(LawViolation):
         run_nile(nile, partial(wrong_kernel, "without the auxiliary density", nile.MOVES[0]), key).check()

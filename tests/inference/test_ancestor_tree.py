@@ -66,6 +66,7 @@ def test_paths_off_the_tree_are_those_of_full_storage(both):
     assert tree.log_evidence == full.log_evidence
 
 
+@pytest.mark.slow
 def test_paths_of_some_particles(both):
     full, tree = both
     some = np.array([41, 3, 3])

@@ -91,6 +91,7 @@ def runs():
 
 
 @pytest.mark.parametrize("name", ["bootstrap", "guided", "auxiliary", "both"])
+@pytest.mark.slow
 def test_the_evidence_is_kalmans(runs, name):
     assert z_score(runs[name], KALMAN["short"][2]) < Z_MILLION
 
@@ -147,6 +148,7 @@ def test_filtering_means_and_variances_are_kalmans(histories, name):
         assert (np.abs(values.mean(axis=0) - truth) < 6.2 * errors).all()
 
 
+@pytest.mark.slow
 def test_mutant_a_lookahead_left_in_the_weights_is_seen(histories):
     means = []
     for seed in range(30):

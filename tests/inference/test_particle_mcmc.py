@@ -94,6 +94,7 @@ def test_posterior_draws_include_the_states_and_forecasts_work(method, request):
     assert np.abs(residual).max() < 0.1
 
 
+@pytest.mark.slow
 def test_the_path_is_renewed_and_stats_tell(gibbs, marginal):
     assert gibbs.stats["0/renewed"].mean() > 0.7
     assert 0.05 < marginal.stats["accepted"].mean() < 0.6

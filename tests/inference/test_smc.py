@@ -85,6 +85,7 @@ def runs(program, method, key, count):
     ],
     ids=["Kalman", "Kalman with unit variances", "hidden Markov"],
 )
+@pytest.mark.slow
 def test_the_evidence_is_the_true_one(program, truth, key):
     """Replicates within 5 standard errors of the truth (false alarm rate 1e-6), and no wider than 0.01."""
     estimate, error = ppl.infer(program, ppl.SMC(4_000, store="none", replicates=40), key=key).log_evidence
@@ -267,6 +268,7 @@ def test_huge_weights(double, key):
         assert (posterior.draws["x"][posterior.log_weights > 2e4] == 1).all()
 
 
+@pytest.mark.slow
 def test_choices_of_any_kind_in_loops(key):
     """Integers, booleans, a plate of them, and a site whose value is a dict."""
 

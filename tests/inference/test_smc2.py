@@ -71,6 +71,7 @@ def ratios(posterior):
     return np.exp(posterior.log_weights.astype(float)).sum(axis=1) / by_quadrature(YS)[0]
 
 
+@pytest.mark.slow
 def test_the_evidence_is_that_of_the_grid(posterior):
     assert t_score(ratios(posterior)) < 1
     estimate, error = posterior.log_evidence

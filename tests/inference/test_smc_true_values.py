@@ -188,6 +188,7 @@ def swept_with(resampler):
 
 
 @pytest.mark.parametrize("mutant", [mutants.resample_unweighted, mutants.resample_keeping_weights])
+@pytest.mark.slow
 def test_wrong_resampling_dies(mutant, key):
     program, true_log_evidence, true_mean = CASES["Kalman, three"]
     log_evidence, _, mean = runs(program, swept_with(mutant("systematic")), key)

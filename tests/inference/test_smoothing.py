@@ -46,6 +46,7 @@ def filtered():
     return ppl.infer(walk(YS), ppl.SMC(20_000, store="filter"), key=5)
 
 
+@pytest.mark.slow
 def test_backward_simulation_has_the_kalman_moments(filtered, key):
     """2,000 paths from 20,000 particles: five standard errors of a mean are 0.046, of a variance 0.027."""
     smoothed = backward_simulation(filtered, 2_000, key)
@@ -88,6 +89,7 @@ def test_fixed_lag_moments_are_those_given_a_few_more_steps(lag, horizon, key):
     np.testing.assert_allclose(moments.variance, VARIANCES[1:], atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_lag_is_no_longer_than_asked(key):
     """With lag 1 the last of three observations says nothing of the first step; with lag 2 it does."""
 

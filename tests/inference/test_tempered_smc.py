@@ -179,6 +179,7 @@ def test_the_error_of_a_single_run_covers(waste_free):
     assert 1 / 1.5 < np.median(found.error) / np.std(found.log_evidence) < 1.5
 
 
+@pytest.mark.slow
 def test_a_start_near_the_posterior_gives_the_same_evidence():
     """From Normal(1, 2) instead of the prior; the start is normalised, so the evidence is the program's."""
     method = TemperedSMC(400, initial=wide(1.0), kernel="hmc", replicates=30, max_stages=20)
@@ -194,6 +195,7 @@ def test_finite_choices_are_summed_out_or_moved_by_any_kernel():
         assert set(posterior.draws) == {"k", "x"}
 
 
+@pytest.mark.slow
 def test_beta_bernoulli_far_from_its_prior():
     """Beta(10, 10), 40 of 50: log Z = -28.548691, posterior Beta(50, 20)."""
     posterior = ppl.infer(bernoulli(40.0), TemperedSMC(400, kernel="hmc", replicates=20, max_stages=20), key=4)
@@ -245,6 +247,7 @@ def test_the_automatic_kernel_follows_dimension_and_gradients():
         assert [automatic(TemperingPath(p)) for p in programs] == [name] * len(programs)
 
 
+@pytest.mark.slow
 def test_a_walk_that_does_not_get_away_says_so(plain):
     """In thirty dimensions, five moves of a random walk; those that are enough are not remarked on."""
     method = TemperedSMC(400, kernel="random_walk", moves=5, max_stages=40)

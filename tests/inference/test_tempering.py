@@ -150,6 +150,7 @@ def test_only_what_is_asked_for_is_kept(whole):
     np.testing.assert_allclose(kept.values, np.asarray(whole.draws["x"])[..., 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_chains_side_by_side_are_the_same_up_to_rounding(whole):
     """Rounding is magnified by accept-reject steps, so that only the first draws after a short warm-up are compared."""
     few = {"warmup": 0, "draws": 5}

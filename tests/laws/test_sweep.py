@@ -237,6 +237,7 @@ def test_23_one_weighted_run_is_swept_too(programs, name):
 
 
 @pytest.mark.parametrize("structure", ["branch_shared", "branch_in_loop", "loop_observed"])
+@pytest.mark.slow
 def test_23_a_sweep_means_the_program_of_the_oracle(structure):
     @few
     @given(fillings(SKELETONS[structure]))

@@ -126,6 +126,7 @@ def test_expected_copies_over_random_noise(name, key):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.slow
 def test_vmap_equals_a_loop(name):
     n = 6
     log_weights = jnp.log(jnp.array([[0.1, 0.4, 0.5], [0.0, 0.0, 0.0], [0.0, 1.0, 3.0]]))
