@@ -14,24 +14,26 @@ from ppl.vi.objective import Evaluation, Objective, expect, objective
 from ppl.vi.objectives import elbo, iwelbo, renyi
 from ppl.vi.pathwise import reparam
 from ppl.vi.products import exp_expect, power_expect
+from ppl.vi.sequential import biased_vsmc, vsmc
 from ppl.vi.strategies import STRATEGIES, enumerate, score, strategies
 from ppl.vi.vimco import vimco
 from ppl.vi.wake import p_wake, q_wake
 
 __all__ = [
     "baseline",
+    "biased_vsmc",
     "check",
     "diwhvi",
     "elbo",
     "enumerate",
     "Evaluation",
-    "Fit",
     "exp_expect",
     "expect",
-    "guides",
-    "forward_kl",
-    "hvi",
+    "Fit",
     "fit",
+    "forward_kl",
+    "guides",
+    "hvi",
     "implicit",
     "iwelbo",
     "iwhvi",
@@ -41,11 +43,11 @@ __all__ = [
     "moving_average",
     "objective",
     "Objective",
-    "Plateau",
     "p_wake",
+    "Plateau",
+    "power_expect",
     "q_wake",
     "renyi",
-    "power_expect",
     "reparam",
     "score",
     "simulate",
@@ -53,5 +55,6 @@ __all__ = [
     "strategies",
     "symmetric_kl",
     "vimco",
+    "vsmc",
     "with_strategies",
 ]

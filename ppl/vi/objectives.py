@@ -50,6 +50,7 @@ def elbo(model: Program | pairs.Maker, guide: pairs.Maker) -> Objective:
 def _elbo(model: Any, guide: Any, params: Any, *args: Any) -> Any:
     target, proposal = pairs.paired(model, guide, params, args)
     subsets = pairs.missing_subsets(target, proposal)
+    pairs.refuse_supports(target, proposal, "guide in model")
     choices, log_q = simulate(proposal)
     return log_density(target, {**choices, **subsets}) - log_q
 

@@ -18,6 +18,7 @@ from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.semantics.rewrites import placed
 from ppl.semantics.table import Entry
+from ppl.vi.supports import Direction, refuse_unnested
 
 Maker = Callable[..., Program]
 """A function `(params, *args) -> program`."""
@@ -84,3 +85,11 @@ def _subset(entry: Entry | None) -> Any:
         return None
     around = entry.infos[0].shape[:-1]
     return law.expand(around) if around else law
+
+
+def refuse_supports(target: Program, proposal: Program, direction: Direction) -> None:
+    """Raise a `StrategyError` where supports do not nest; measures over several addresses are not looked at."""
+    for program in (target, proposal):
+        if any(a not in program.staged.table for a in latent_infos(program.staged)):
+            return
+    refuse_unnested(proposal, target, direction)

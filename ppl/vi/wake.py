@@ -72,6 +72,7 @@ def resampled(target: Program, proposal: Program, particles: int) -> tuple[Choic
     """
     fixed = held(proposal)
     subsets = pairs.missing_subsets(target, proposal)
+    pairs.refuse_supports(target, proposal, "model in guide")
 
     def particle() -> Any:
         choices, log_q = simulate(fixed)
