@@ -60,7 +60,7 @@ class _Bin(NamedTuple):
 def _bin(edges: Any, points: Knots, value: Any) -> _Bin:
     """The bin in which each value lies along `edges`; picked by a mask, which is faster here than by an index."""
     inside = (value[:, None] >= edges[:, 1:-1]).sum(axis=1)
-    mask = inside[:, None] == jnp.arange(edges.shape[1] - 1)
+    mask = inside[:, None] == jnp.arange(edges.shape[1] - 1)[None, :]
 
     def pick(numbers: Any) -> Any:
         return jnp.sum(jnp.where(mask, numbers, 0.0), axis=1)
