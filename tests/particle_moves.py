@@ -8,7 +8,7 @@ from jax import lax
 
 import ppl
 import ppl.distributions as dist
-from ppl.inference.conditional_smc import ConditionalSMC
+from ppl.inference.conditional_smc import ConditionalSMC, conditional_step
 from ppl.inference.kernels import State
 from ppl.inference.metropolis import Ratio, settle
 from ppl.inference.particle_gibbs import ParticleGibbsMove
@@ -143,6 +143,11 @@ def gibbs_without_retained(particles: int) -> ParticleGibbsMove:
 def wrong_resampling(particles: int, resampling: Any, backward: Any = None) -> ConditionalSMC:
     """Conditional SMC with another resampling."""
     return ConditionalSMC(particles, resampling, backward)
+
+
+def anew(move: ConditionalSMC) -> Mutant:
+    """Conditional SMC as another function, so that the staged one is not taken from the cache."""
+    return Mutant(lambda program, state, move: conditional_step(program, state, move), move)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     K = K_states K_parameters
 
-Law: the program's measure is invariant, for any number of particles. With ancestor sampling a few dozen particles move
-paths of thousands of steps; without it, particles must grow in proportion to the number of steps.
+Law: the program's measure is invariant, for any number of particles. With ancestor or backward sampling a few dozen
+particles move paths of thousands of steps; without it, particles must grow in proportion to the number of steps.
 
 Reference: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 72 (2010), section 2.4.3;
 Lindsten, Jordan, Schon, "Particle Gibbs with ancestor sampling", JMLR 15 (2014).
@@ -21,6 +21,7 @@ from ppl.inference.method import Settings, positive
 from ppl.inference.posterior import Posterior
 from ppl.inference.static_parameters import split_of
 from ppl.semantics import choices as ch
+from ppl.semantics.conditional_sweep import Backward
 from ppl.semantics.program import Program
 from ppl.semantics.stages import Loop, plan_of
 from ppl.typing import PRNGKey
@@ -62,7 +63,7 @@ def particle_gibbs(
     parameters: KernelMaker | None = None,
     states: str | Sequence[str] | None = None,
     *,
-    ancestor_sampling: bool = True,
+    backward: Backward = "ancestor",
     scheme: str = "systematic",
 ) -> ParticleGibbsMove:
     """States by conditional SMC, then the other choices by a kernel of their own.
@@ -73,7 +74,7 @@ def particle_gibbs(
             does it: exactly where a choice is conjugate or finite, by slice sampling else.
         states: Addresses or patterns; by default the choices inside loops that observe or weigh, and all choices of a
             program without such loops.
-        ancestor_sampling: Whether the retained path is joined to new pasts.
+        backward: How the retained path gets new pasts: `"ancestor"` sampling, backward `"sampling"`, or not (None).
         scheme: `"multinomial"`, `"systematic"` or `"killing"`.
 
     Records, where there are parameters, `0/renewed` and `0/log_evidence` of the states, and `1/...` of the parameters.
@@ -95,16 +96,16 @@ def particle_gibbs(
         {'s': (), 'x': (3,)}
     """
     names = states if states is None else (states,) if isinstance(states, str) else tuple(states)
-    move = conditional_smc(particles, scheme, "ancestor" if ancestor_sampling else None)
+    move = conditional_smc(particles, scheme, backward)
     return ParticleGibbsMove(move, parameters, names)
 
 
 @dataclass(frozen=True)
 class ParticleGibbs:
-    """Particle Gibbs with ancestor sampling, for programs with a long sequence of states and some parameters.
+    """Particle Gibbs with ancestor or backward sampling, for programs with many states in a row and some parameters.
 
     Args:
-        particles, parameters, states, ancestor_sampling, scheme: See `ppl.inference.particle_gibbs`.
+        particles, parameters, states, backward, scheme: See `ppl.inference.particle_gibbs`.
         thin: Steps a draw.
 
     Starts are prior draws. `stats["0/renewed"]` tells the share of the states' elements that a step changed (`renewed`,
@@ -128,7 +129,7 @@ class ParticleGibbs:
     particles: int = 100
     parameters: KernelMaker | None = None
     states: str | tuple[str, ...] | None = None
-    ancestor_sampling: bool = True
+    backward: Backward = "ancestor"
     scheme: str = "systematic"
     thin: int = 1
     name: str = field(default="ParticleGibbs", repr=False)
@@ -144,7 +145,7 @@ class ParticleGibbs:
             self.particles,
             self.parameters,
             self.states,
-            ancestor_sampling=self.ancestor_sampling,
+            backward=self.backward,
             scheme=self.scheme,
         )
 

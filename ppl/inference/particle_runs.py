@@ -75,11 +75,19 @@ def one_path(program: Program, drawn: Drawn, address: str) -> State:
         drawn: The run.
         address: The site at which the particle is drawn.
     """
-    log_weights = drawn.value.log_weight
-    first = jnp.where(jnp.arange(log_weights.shape[0]) == 0, 0.0, -jnp.inf)
-    index = sample(address, Categorical(logits=jnp.where(has_mass(log_weights), log_weights, first)))
+    index = one_of(drawn.value.log_weight, 0, address)
+    return state_of(program, *jax.tree.map(lambda x: x[0], paths(program, drawn, index[None])))
+
+
+def one_of(log_weights: Any, own: Any, address: str) -> Any:
+    """A place in proportion to weight, drawn at a site; a place of one's own where none has weight."""
+    alone = jnp.where(jnp.arange(log_weights.shape[0]) == own, 0.0, -jnp.inf)
+    return sample(address, Categorical(logits=jnp.where(has_mass(log_weights), log_weights, alone)))
+
+
+def state_of(program: Program, written: Choices, masks: Choices) -> State:
+    """The state of a path, from its values and masks by site."""
     staged = program.staged
-    written, masks = jax.tree.map(lambda x: x[0], paths(program, drawn, index[None]))
     infos = ch.latent_infos(staged)
     values = {a: jnp.asarray(x, infos[a].dtype) for a, x in ch.flatten(written, staged, ("latent",)).items()}
     return State(values, ch.spread(masks, staged))

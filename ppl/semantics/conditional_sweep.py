@@ -12,6 +12,7 @@ retained path is joined to another past, so that its beginning moves even where 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ from ppl.semantics.protocol import Choices
 from ppl.semantics.representations import Particle, Population
 from ppl.semantics.suspension import hoist_first, suspend
 from ppl.semantics.sweeping import Sweep, swept
+
+Backward = Literal["ancestor", "sampling"] | None
+"""How the past of a retained path is drawn anew: on the way, after the sweep, or not."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def _first(log_weights: jax.Array) -> jax.Array:
 
 
 def conditional_sweep(
-    program: Program, choices: Choices, n: int, before: Transformer, *, ancestor_sampling: bool = False
+    program: Program, choices: Choices, n: int, before: Transformer, *, backward: Backward = None
 ) -> Population:
     """`n` particles at the end of a sweep in which the first retained a path.
 
@@ -72,13 +76,15 @@ def conditional_sweep(
         n: Number of particles.
         before: The transformation before each stage, which must keep the first particle in its place, such as
             `ConditionalResample(scheme)`.
-        ancestor_sampling: Whether the transformation gets to see each particle's density of the retained future.
+        backward: `"ancestor"`: the transformation gets to see each particle's density of the retained future;
+            `"sampling"`: where each particle stands is recorded, for `ppl.inference.backward_path`.
 
     Returns:
         The layer at the end; it records what `sweep` records.
     """
     start = hoist_first(spawn(n))(suspend(program)).layer
-    how = Sweep(before, (), Population, 0, ancestry=True, ancestor_sampling=ancestor_sampling)
+    ancestors, standing = backward == "ancestor", backward == "sampling"
+    how = Sweep(before, (), Population, 0, ancestry=True, ancestor_sampling=ancestors, standing=standing)
     return Population(Program.of(swept, (start.program, program), {"how": how, "retained": choices}), n)
 
 

@@ -34,14 +34,15 @@ class Future(NamedTuple):
     masks: Choices
 
 
-def weights_of(future: Future) -> Any:
+def weights_of(future: Future, own: Any = 0) -> Any:
     """Log density of the retained future for each particle; of those that would make other choices, minus infinity.
 
     Args:
-        future: With a leading axis of particles; the first is the one whose future it is.
+        future: With a leading axis of particles.
+        own: The place of the one whose future it is.
     """
     total = future.log_density
-    differ = [jnp.any((m != m[:1]).reshape(len(total), -1), axis=1) for m in jax.tree.leaves(future.masks)]
+    differ = [jnp.any((m != m[own][None]).reshape(len(total), -1), axis=1) for m in jax.tree.leaves(future.masks)]
     return jnp.where(jnp.any(jnp.stack(differ), axis=0), -jnp.inf, total) if differ else total
 
 
@@ -167,5 +168,5 @@ def _stacked(stage: Loop, entry: Entry) -> MeasureError:
         "steps, whose stacked outputs later sites read: how well a particle leads to the retained future then depends "
         "on its whole past.\n"
         "Expected: a loop of which later sites read the last state alone.\n"
-        "Fix: ancestor_sampling=False (backward=None), or observe inside the loop."
+        "Fix: backward=None, or observe inside the loop."
     )

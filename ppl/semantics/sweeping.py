@@ -25,7 +25,7 @@ from ppl.semantics.looping import Cast, Marked, along, cast_of, each, lines_of, 
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.semantics.representations import Particle, Population, WeighSites, layer_of
-from ppl.semantics.retained import Retained, weights_of
+from ppl.semantics.retained import Future, Retained, weights_of
 from ppl.semantics.stages import Environment, Loop, Segment, plan_of, shared_values
 
 Layer = tuple[Any, Particle]
@@ -38,7 +38,8 @@ class Sweep:
 
     `ancestry` asks for the record of each particle's place before each transformation; `families`, for what
     `ppl.numerics.kinship` knows of a population; `keeper`, for what it keeps of loops; `ancestor_sampling`, for each
-    particle's `ahead`. `retained` is there inside the sweep alone.
+    particle's `ahead`; `standing`, for the record of where each particle stood, and its weight, before each
+    transformation (for backward sampling). `retained` is there inside the sweep alone.
     """
 
     before: Transformer
@@ -49,6 +50,7 @@ class Sweep:
     families: bool = False
     keeper: Keeper | None = None
     ancestor_sampling: bool = False
+    standing: bool = False
     retained: Retained | None = None
 
     @property
@@ -142,6 +144,7 @@ def _segment(stage: Segment, layer: Layer, shared: Environment, how: Sweep, name
     if retained is not None and how.ancestor_sampling and stage.scores and stage.inputs:
         ahead = weights_of(each(partial(retained.ahead, stage), particles.value.value, batched=how.batched))
     how_before = how if stage.scores else replace(how, before=identity)
+    _stand(particles, particles.value.value, how, name)
     kin, particles = _before((kin, particles), how_before, name, ahead=ahead)
 
     def step(particle: Particle, place: Any) -> Particle:
@@ -161,12 +164,16 @@ def _loop(stage: Loop, layer: Layer, shared: Environment, how: Sweep, name: str)
     xs, before = cast.among(cast.random, "xs"), dict(zip(stage.inputs, particles.value.value, strict=True))
     start = places_of(particles) if xs or stage.passing else ()
     marked = stage.stacks or how.keeper is not None
+    if how.standing:
+        with scope.under(name):
+            deterministic("entering", {"values": particles.value.value, "weight": particles.log_weight})
 
     def body(state: Any, inputs: Any) -> Any:
         carried, layer, kin, kept = state
         time, given = inputs
         values = {**cast.among(cast.shared, "consts"), **carried, **given}
         ahead = _ahead_in_loop(cast, values, time, (layer, before), how)
+        _stand(layer, (carried, layer.value.value), how, name)
         kin, layer = _before((kin, layer), how, name, marked=marked, ahead=ahead)
         index = layer.value.index
         reads = None if how.retained is None else partial(how.retained.reads, stage, time=time)
@@ -216,21 +223,47 @@ def _ahead_in_loop(cast: Cast, shared: dict[int, Any], time: Any, layer: Any, ho
     """Log density (nats) of the retained future from a step on, for each particle; empty where nobody asks."""
     if not how.ancestor_sampling or how.retained is None:
         return ()
-    stage, retained, (particles, before) = cast.stage, how.retained, layer
+    particles, before = layer
+    return weights_of(
+        futures_in_loop(how.retained, cast, (shared, particles.value.value), time, before, batched=how.batched)
+    )
 
-    def one(value: Any) -> Any:
-        values, origin = value
-        passing = {v: _taken(x, origin, how) for v, x in before.items() if v in stage.outputs}
+
+def futures_in_loop(
+    retained: Retained, cast: Cast, values: tuple[dict[int, Any], Any], time: Any, before: Environment, *, batched: bool
+) -> Future:
+    """The retained future from a step of a loop on, for each particle.
+
+    Args:
+        retained: The path.
+        cast: The loop's operands.
+        values: By place, what all particles share before the step; and what each holds, with its origin.
+        time: The place of the step's inputs.
+        before: The particles' values before the loop.
+        batched: Whether there are many particles.
+    """
+    stage, (shared, held) = cast.stage, values
+
+    def one(value: Any) -> Future:
+        own_values, origin = value
+        passing = {v: x[origin] if batched else x for v, x in before.items() if v in stage.outputs}
 
         def operands(index: Any) -> list[Any]:
             fixed = {place: jnp.asarray(x)[index] for place, x in cast.among(cast.shared, "xs").items()}
             own = {place: x[origin, index] for place, x in cast.among(cast.random, "xs").items()}
-            known = {**shared, **values, **fixed, **own}
+            known = {**shared, **own_values, **fixed, **own}
             return [known[place] for place in range(len(stage.moving))]
 
         return retained.ahead_in_loop(stage, operands, time, passing)
 
-    return weights_of(each(one, particles.value.value, batched=how.batched))
+    return each(one, held, batched=batched)
+
+
+def _stand(particles: Particle, state: Any, how: Sweep, name: str) -> None:
+    """Record where each particle stands, where somebody asks."""
+    if how.standing:
+        with scope.under(name):
+            deterministic("standing", {"state": state, "weight": particles.log_weight})
 
 
 def _taken(x: Any, origin: Any, how: Sweep) -> Any:

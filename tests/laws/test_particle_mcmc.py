@@ -12,7 +12,7 @@ import pytest
 
 import ppl
 from ppl.errors import MeasureError
-from ppl.inference import conditional_smc, cycle, on, particle_gibbs, pimh, pmmh, trace_mh_kernel
+from ppl.inference import backward_path, conditional_smc, cycle, on, particle_gibbs, pimh, pmmh, trace_mh_kernel
 from ppl.inference.kernels import State
 from ppl.inference.pmmh import pmmh_step, proposed
 from ppl.inference.reachability import transitions
@@ -53,9 +53,35 @@ def test_31_whatever_the_form_of_the_program(name, backward):
     assert gap(conditional_smc(2, "multinomial", backward), program) < ATOL
 
 
-def test_31_backwards_in_time():
+@pytest.mark.parametrize("backward", ["ancestor", pytest.param("sampling", marks=LONG)])
+def test_31_backwards_in_time(backward):
     program = moves.backwards(jnp.array([1, 0]))
-    assert gap(conditional_smc(2, "multinomial", "ancestor"), program) < ATOL
+    assert gap(conditional_smc(2, "multinomial", backward), program) < ATOL
+
+
+def test_31_backward_sampling(monkeypatch):
+    """The path's ancestors drawn anew from its end; drawn by weight alone, without its future, the law is lost."""
+    program = moves.chain_target()
+    assert gap(conditional_smc(2, "multinomial", "sampling"), program) < ATOL
+    monkeypatch.setattr(backward_path, "weights_of", lambda future, own: jnp.zeros_like(future.log_density))
+    assert gap(moves.anew(conditional_smc(2, "multinomial", "sampling")), program) > DEAD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["counting", "straight"])
+def test_31_backward_sampling_whatever_the_form_of_the_program(name):
+    program = getattr(moves, name)(jnp.array([1, 0]))
+    assert gap(conditional_smc(2, "multinomial", "sampling"), program) < ATOL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("particles", "steps"), [(2, 3), (3, 2)])
+@pytest.mark.parametrize("scheme", ["systematic", "killing"])
+def test_31_backward_sampling_whatever_the_scheme(scheme, particles, steps):
+    """Ancestors that are drawn together do no harm: the others are forgotten before one is drawn anew."""
+    program = moves.chain(jnp.array([1, 0, 1][:steps]))
+    found = transitions(program, conditional_smc(particles, scheme, "sampling"), limit=2**23)
+    assert np.abs(found.posterior @ found.matrix - found.posterior).max() < ATOL
 
 
 @pytest.mark.parametrize("parameters", [None, pytest.param(trace_mh_kernel, marks=LONG)])
