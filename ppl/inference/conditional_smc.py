@@ -2,8 +2,8 @@
 
 Law: the program's measure is invariant, for any number of particles. Choices that come early hardly move where few
 lines of particles survive to the end; ancestor sampling (on the way) and backward sampling (from the end) mend that.
-The cost of either is the density of one step for each particle where the states of a loop are Markov, and that of the rest
-of the program where they are not.
+The cost of either is the density of one step for each particle where the states of a loop are Markov, and that of
+the rest of the program where they are not.
 
 Reference: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 72 (2010), section 4.3;
 Lindsten, Jordan, Schon, "Particle Gibbs with ancestor sampling", JMLR 15 (2014), algorithm 2.
