@@ -155,7 +155,8 @@ def supports(key: CodeOf) -> dict[str, Support]:
 
 
 def _supports(code: jp.Code) -> Iterator[Support]:
-    known = {var: const for var, const in zip(code.jaxpr.constvars, code.consts, strict=True) if _concrete(const)}
+    # The constants of lanes are their first operands, not part of the code.
+    known = {var: const for var, const in zip(code.jaxpr.constvars, code.consts, strict=False) if _concrete(const)}
     for equation in code.jaxpr.eqns:
         if equation.primitive is jp.sample_p:
             if equation.params["site"].kind == "latent":
