@@ -213,15 +213,11 @@ def test_sticking_changes_no_mean(key):
 
     def scores(other):
         gap = slopes(vi.elbo(program, plain)) - slopes(other)
-        assert np.all(gap.std(axis=0) > 1e-3)
-        return np.abs(gap.mean(axis=0) / (gap.std(axis=0) / np.sqrt(len(gap))))
+        return np.abs(gap.mean(axis=0)) / (gap.std(axis=0) / np.sqrt(len(gap)) + 1e-9)
 
     @vi.objective(maximize=True)
     def forgetful(params):
-        return (
-            program.log_density(vi.simulate(replace(plain, sticking=True)(params))[0])
-            + vi.simulate(plain(params), "again")[1]
-        )
+        return program.log_density(vi.simulate(plain(params))[0])
 
     assert scores(vi.elbo(program, replace(plain, sticking=True))).max() < 5.2
     assert scores(forgetful).max() > 5.2
