@@ -1,0 +1,1 @@
+"""Variational inference: figures and times beside peers. Prints; asserts no time."""
