@@ -115,8 +115,8 @@ def log_evidence() -> float:
 
 def peer_model(z: Any) -> None:
     """The cone in NumPyro."""
-    x = numpyro.sample("x", dist.Normal(0.0, 10.0))
-    y = numpyro.sample("y", dist.Normal(0.0, 10.0))
+    x: Any = numpyro.sample("x", dist.Normal(0.0, 10.0))
+    y: Any = numpyro.sample("y", dist.Normal(0.0, 10.0))
     squared = x**2 + y**2
     numpyro.sample("z", dist.Normal(squared, 0.1 + squared / 100), obs=z)
 
@@ -126,7 +126,8 @@ def peer_guide(start: Any) -> Callable[..., None]:
 
     def guide(z: Any) -> None:
         del z
-        means, log_scales = numpyro.param("means", start[0]), numpyro.param("log_scales", start[1])
+        means: Any = numpyro.param("means", start[0])
+        log_scales: Any = numpyro.param("log_scales", start[1])
         numpyro.sample("x", dist.Normal(means[0], jnp.exp(log_scales[0])))
         numpyro.sample("y", dist.Normal(means[1], jnp.exp(log_scales[1])))
 
