@@ -1,6 +1,7 @@
 """Programmable variational inference: objectives are programs, their gradients unbiased estimators."""
 
 from ppl.vi import guides
+from ppl.vi.annealed import annealed_elbo
 from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
 from ppl.vi.baselines import baseline, leave_one_out, moving_average
 from ppl.vi.checks import check
@@ -20,6 +21,7 @@ from ppl.vi.vimco import vimco
 from ppl.vi.wake import p_wake, q_wake
 
 __all__ = [
+    "annealed_elbo",
     "baseline",
     "biased_vsmc",
     "check",
@@ -29,8 +31,8 @@ __all__ = [
     "Evaluation",
     "exp_expect",
     "expect",
-    "Fit",
     "fit",
+    "Fit",
     "forward_kl",
     "guides",
     "hvi",
@@ -41,8 +43,8 @@ __all__ = [
     "log_density",
     "measure_valued",
     "moving_average",
-    "objective",
     "Objective",
+    "objective",
     "p_wake",
     "Plateau",
     "power_expect",
@@ -51,8 +53,8 @@ __all__ = [
     "reparam",
     "score",
     "simulate",
-    "STRATEGIES",
     "strategies",
+    "STRATEGIES",
     "symmetric_kl",
     "vimco",
     "vsmc",

@@ -244,6 +244,60 @@ def test_vsmc_with_one_particle_is_the_elbo():
     assert np.isclose(one, vi.elbo(steps(), steps_guide).expect(AT), atol=1e-12)
 
 
+# --- a chain in the guide --------------------------------------------------------------------------------------------
+
+
+@ppl.model
+def line():
+    x = ppl.sample("x", dist.Normal(0.0, 1.0))
+    ppl.sample("y", dist.Normal(x, 0.5), obs=2.0)
+
+
+@ppl.model
+def line_guide(t):
+    ppl.sample("x", dist.Normal(t, 0.8))
+
+
+def test_langevin_steps_make_a_bound_tighter_and_keep_the_evidence(key):
+    at, keys = (AT, jnp.log(0.5)), jax.random.split(key, 20_000)
+    still = jax.vmap(lambda k: vi.annealed_elbo(line(), line_guide, 0).value(k, at))(keys)
+    plain = jax.vmap(lambda k: vi.elbo(line(), line_guide).value(k, AT))(keys)
+    assert np.allclose(still, plain)
+    moved = jax.vmap(lambda k: vi.annealed_elbo(line(), line_guide, 8).value(k, at))(keys)
+    evidence = dist.Normal(0.0, 1.25**0.5).log_prob(2.0)
+    assert plain.mean() < moved.mean() - 0.3
+    assert moved.mean() < evidence
+    weights = jnp.exp(moved - evidence)  # of mean one; false alarm 1e-6: 4.9 standard errors
+    error = 4.9 * weights.std() / len(keys) ** 0.5
+    assert abs(weights.mean() - 1) < error < 0.05  # so that an evidence that is wrong by 10% is seen
+
+
+def test_the_gradient_through_a_chain_is_the_difference_at_one_key(key):
+    objective = vi.annealed_elbo(line(), line_guide, 3)
+    at = jnp.array([AT, -0.7])
+    value = jax.jit(lambda p: objective.value(key, (p[0], p[1])))
+    found = jnp.stack(objective.grad(key, (at[0], at[1])))
+    steps = 1e-5 * jnp.eye(2)
+    assert np.allclose(found, [(value(at + s) - value(at - s)) / 2e-5 for s in steps], atol=1e-7)
+
+
+# --- a marginal in the guide -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_iwhvi_is_the_elbo_of_a_marginal_by_sir():
+    def marginal(t):
+        return guide(t).marginal(["b"], ppl.SIR(2, lambda kept: reverse(t, kept)))
+
+    found = vi.elbo(only_b(), marginal)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    values = jax.vmap(lambda k: found.value(k, AT))(keys)
+    exact = vi.iwhvi(only_b(), guide, reverse, 2).expect(AT)
+    assert abs(values.mean() - exact) < 4.9 * values.std() / len(keys) ** 0.5  # false alarm 1e-6
+    less = vi.hvi(only_b(), guide, reverse).expect(AT)  # mutant: one auxiliary
+    assert abs(values.mean() - less) > 4.9 * values.std() / len(keys) ** 0.5
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
