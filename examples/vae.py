@@ -96,7 +96,7 @@ def main(quick: bool = False) -> float:  # noqa: FBT001, FBT002
     Returns:
         The mean squared error of the held-out images' reconstructions, with pixels between 0 and 1.
     """
-    images = jnp.asarray(load_digits().images.reshape(-1, PIXELS).astype(int))
+    images = jnp.asarray(load_digits(return_X_y=True)[0], int)
     seen, held_out = images[:1700], images[1700:]
     encoder, decoder = jax.random.split(jax.random.key(0))
     params = {

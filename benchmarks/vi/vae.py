@@ -32,7 +32,7 @@ Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 def images() -> Any:
     """Binary images, shape (1797, 784)."""
-    small = jnp.asarray(load_digits().images / 16.0, float)
+    small = jnp.asarray(load_digits(return_X_y=True)[0], float).reshape(-1, 8, 8) / 16.0
     return (jax.image.resize(small, (len(small), 28, 28), "linear") > 0.5).reshape(-1, PIXELS).astype(int)
 
 
