@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from ppl.errors import StrategyError
+from ppl.semantics.jaxpr import Lane
 from ppl.semantics.keys import as_key
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import TOP, Position
 from ppl.vi.baselines import Memory, remembered, started
 from ppl.vi.checks import moving_inputs, refuse_invalid
 from ppl.vi.expectation import bound_expectation
@@ -183,6 +185,7 @@ def estimate(
     exact: bool = False,
     primal: bool = False,
     memory: Memory | None = None,
+    where: Position = TOP,
 ) -> Any:
     """One surrogate of a program's expected value.
 
@@ -193,6 +196,7 @@ def estimate(
         exact: Whether finite noise is summed out instead of drawn.
         primal: Whether only the value matters: every choice is drawn once, and nothing is differentiated.
         memory: What baselines remember.
+        where: Lanes around it, each of which is to have draws of its own.
 
     Raises:
         StrategyError: the value is no scalar float, or no linear function of the estimates inside.
@@ -206,13 +210,21 @@ def estimate(
         )
     refuse_nonlinear(staged.code.jaxpr)
     run = Run(key, resolved(staged.code.jaxpr), nothing(), memory or {}, exact=exact, primal=primal, sign=sign)
-    return surrogate(staged.code, program.dynamic, run)
+    return surrogate(staged.code, program.dynamic, run, where)
 
 
 def averaged(program: Program, key: Any, copies: int, **options: Any) -> Any:
-    """The mean of independent surrogates; `options` are those of `estimate`."""
+    """The mean of independent surrogates; `options` are those of `estimate`.
+
+    Where every choice is direct the copies are lanes that share a key: one draw with a batch axis, not a key a copy.
+    """
     if copies == 1:
         return estimate(program, key, **options)
+    if all(strategy.direct for strategy in resolved(program.staged.code.jaxpr).values()):
+        lane = jax.vmap(
+            lambda _: estimate(program, key, where=Position(lanes=1), **options), axis_name=Lane(0), axis_size=copies
+        )
+        return jnp.mean(lane(jnp.arange(copies)))
     keys = jax.random.split(key, copies)
     return jnp.mean(jax.vmap(lambda key: estimate(program, key, **options))(keys))
 

@@ -31,18 +31,19 @@ Tail = Callable[[list[Any], Run], Any]
 """What follows a code: from its outputs to the cost."""
 
 
-def surrogate(code: jp.Code, args: Sequence[Any], run: Run) -> Any:
+def surrogate(code: jp.Code, args: Sequence[Any], run: Run, where: Position = TOP) -> Any:
     """The surrogate of the expected value of a code whose single output is the cost.
 
     Args:
         code: The code of an objective.
         args: Its arguments.
         run: Key, strategies, and what the evaluation is for.
+        where: Lanes around the whole of it, each of which is to have draws of its own.
 
     Returns:
         A scalar: its value is an unbiased estimate of the expected cost, and `jax.grad` of it of the gradient.
     """
-    return walked(code, args, run, TOP, lambda outs, end: closed(outs[0], end))
+    return walked(code, args, run, where, lambda outs, end: closed(outs[0], end))
 
 
 def walked(code: jp.Code, args: Sequence[Any], run: Run, where: Position, tail: Tail) -> Any:
