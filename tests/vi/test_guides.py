@@ -156,10 +156,10 @@ def regression(design, y):
     ppl.sample("y", dist.Normal(design @ w, 0.7).to_event(1), obs=y)
 
 
-def _fitted(make, steps=1500):
+def _fitted(make, steps=1500, copies=8):
     program = regression(jnp.array(DESIGN), jnp.array(DATA))
     guide = make(program)
-    objective, params = vi.elbo(program, guide).average(8), guide.init(0)
+    objective, params = vi.elbo(program, guide).average(copies), guide.init(0)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, steps))
 
     @jax.jit
@@ -189,7 +189,7 @@ def test_full_rank_reaches_the_posterior_and_the_evidence():
 
 def test_mean_field_reaches_its_optimum():
     """The optimum has the posterior's mean and the inverse of the precision's diagonal as variances."""
-    _, guide, params = _fitted(vi.guides.mean_field, steps=3000)
+    _, guide, params = _fitted(vi.guides.mean_field, steps=2000, copies=200)
     law = guide.law(params)
     np.testing.assert_allclose(law.mean, MEAN, atol=0.02)
     np.testing.assert_allclose(law.sd, np.diag(PRECISION) ** -0.5, rtol=0.03)
