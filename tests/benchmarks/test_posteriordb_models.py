@@ -59,6 +59,7 @@ def difference(name, by_hand, rng):
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.slow
 def test_model_has_the_density_written_by_hand(name, rng):
     assert difference(name, BY_HAND[name], rng) < 1e-8
 

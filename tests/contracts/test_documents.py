@@ -14,7 +14,10 @@ def blocks(text):
     return ["\n" * text[: found.start(1)].count("\n") + found.group(1) for found in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/mcmc.md", "docs/vi.md"])
+LONG = [pytest.param(page, marks=pytest.mark.slow) for page in ("docs/mcmc.md", "docs/vi.md")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", *LONG])
 def test_code_runs(page):
     path = ROOT / page
     found = blocks(path.read_text())

@@ -73,6 +73,7 @@ def test_paths_of_some_particles(both):
     np.testing.assert_array_equal(tree.history.trees.paths(some)["x"], full.draws["x"][0][some])
 
 
+@pytest.mark.slow
 def test_a_tree_that_reuses_slots_of_the_living_is_noticed(both, monkeypatch):
     """The mutant: a collection looks at the leaves alone, not at whoever is above them."""
 

@@ -106,6 +106,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "address"), CASES)
+@pytest.mark.slow
 def test_the_conditional_is_the_density_up_to_a_constant(name, address):
     """Exact: at any two values the log densities differ alike. A conditional without a child would not."""
     program = PROGRAMS[name]()

@@ -161,6 +161,7 @@ def test_mutant_a_lookahead_left_in_the_weights_is_seen(histories):
     assert abs(np.mean(means) - 0.5) > 6.2 * errors
 
 
+@pytest.mark.slow
 def test_evidence_by_step_has_the_lookahead_taken_out(histories):
     """log N(1; 0, 2) after the first observation, by averages of 30 runs (6.2 standard errors)."""
     first = -0.5 * np.log(2 * np.pi * 2.0) - 0.25

@@ -256,6 +256,7 @@ def test_no_observations_mean_evidence_one(key):
 
 
 @pytest.mark.parametrize("double", [False, True])
+@pytest.mark.slow
 def test_huge_weights(double, key):
     """Weights of exp(1e4) and more: log(e^1e4 3/8 + 5/8) twice."""
     with jax.enable_x64(double):

@@ -196,6 +196,7 @@ def smc_case(case):
 
 
 @pytest.mark.parametrize(("structure", "steps", "scheme"), [smc_case(case) for case in COVER + LONG])
+@pytest.mark.slow
 def test_23_smc_means_the_program(structure, steps, scheme):
     @few
     @given(fillings(SKELETONS[structure]))

@@ -196,6 +196,7 @@ def test_40_every_pair_with_a_continuous_strategy(first, key):
 
 
 @pytest.mark.parametrize("place", ["lanes", "loop", "branch"])
+@pytest.mark.slow
 def test_40_the_drawn_estimator_has_the_exact_means(place, key):
     cost = vi.objective(PLACES[place](vi.score(1.25), STRATEGIES["score"].law))
     report = check_estimator(cost, AT, key=key)  # what is summed out
