@@ -14,7 +14,7 @@ def blocks(text):
     return ["\n" * text[: found.start(1)].count("\n") + found.group(1) for found in BLOCK.finditer(text)]
 
 
-LONG = [pytest.param(page, marks=pytest.mark.slow) for page in ("docs/mcmc.md", "docs/vi.md")]
+LONG = [pytest.param(page, marks=pytest.mark.slow) for page in ("docs/mcmc.md", "docs/smc.md", "docs/vi.md")]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", *LONG])
