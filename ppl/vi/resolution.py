@@ -123,7 +123,8 @@ def resolved(jaxpr: Any) -> dict[str, Strategy]:
     """The strategy of each choice of an objective, by address.
 
     Raises:
-        StrategyError: an observation in an objective, or something that is no strategy at a site.
+        StrategyError: an observation in an objective, something that is no strategy at a site, or `vi.reparam()` for a
+            law whose draws have no derivative.
     """
     strategies: dict[str, Strategy] = {}
     for choice in choices_in(jaxpr):
@@ -139,5 +140,22 @@ def resolved(jaxpr: Any) -> dict[str, Strategy]:
                 f"The site {site.address!r} ({site.source}) was given grad={site.grad!r}.\n"
                 "Expected: a gradient strategy, for example vi.reparam(), vi.score(), vi.enumerate()."
             )
+        if isinstance(site.grad, Reparam):
+            _refuse_rough(choice)
         strategies[site.address] = site.grad if site.grad is not None else default(choice)
     return strategies
+
+
+def _refuse_rough(choice: Choice) -> None:
+    """Raise where a choice is to be differentiated through a sampler that has no derivative (it would be zero)."""
+    site, known = choice.equation.params["site"], facts(choice.equation)
+    if known.nested or not known.parameters or (known.floating and known.differentiable):
+        return
+    others = "vi.enumerate(), vi.measure_valued() or vi.score()" if known.values is not None else "vi.score()"
+    if known.floating:
+        others = "vi.implicit() where the law has a cumulative probability, else vi.score()"
+    raise StrategyError(
+        f"The choice {site.address!r} ({site.source}) is to be reparameterised, but draws of its law, "
+        f"{known.kind.__name__}, have no derivative in its parameters.\n"
+        f"Expected: a continuous law with a differentiable sampler (`has_rsample`).\nFix: {others} there."
+    )
