@@ -69,10 +69,11 @@ def moved(measure: Any, raw: Any, node: Node) -> Any:
     if isinstance(law, OWN_DERIVATIVE):
         return raw
     value = jax.lax.stop_gradient(raw)
-    probability = cdf(law, value)
-    if probability is None:
-        raise _no_cdf(node, law)
-    density = jnp.exp(law.log_prob(value))
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's laws meet values of a larger batch
+        probability = cdf(law, value)
+        if probability is None:
+            raise _no_cdf(node, law)
+        density = jnp.exp(law.log_prob(value))
     return with_tangent(value, -1.0 / jax.lax.stop_gradient(density), probability.astype(value.dtype))
 
 
