@@ -157,9 +157,11 @@ def weighted_sum(weights: Any, costs: Any) -> Any:
 
 @jax.custom_jvp
 def with_tangent(value: Any, scale: Any, x: Any) -> Any:
-    """`value`, whose derivative gains `scale * dx`; `scale` itself is not differentiated."""
-    del scale, x
-    return value
+    """`value`, whose derivative gains `scale * dx`; `scale` itself is not differentiated.
+
+    The idle `where` makes the value as batched as its derivative: a branch under `vmap` fails in JAX where it is not.
+    """
+    return jnp.where(True, value, (scale * x).astype(jnp.result_type(value)))
 
 
 @with_tangent.defjvp
