@@ -218,7 +218,7 @@ def _bell(parameters: Parameters, value: Any, key: Any) -> Alternatives:
     weibull = jnp.sqrt(for_mean)
     maxwell = jnp.where(noise < 0, -1.0, 1.0) * jnp.sqrt(noise**2 + for_sd)
     slope = 1.0 / (fixed_sd * jnp.sqrt(2.0 * jnp.pi))
-    values = fixed_mean + fixed_sd * jnp.stack([weibull, -weibull, maxwell])
+    values = fixed_mean[None] + fixed_sd[None] * jnp.stack([weibull, -weibull, maxwell])
     weights = jnp.stack([slope, -slope, 1.0 / fixed_sd])
     return Alternatives(values, weights, jnp.stack([mean, mean, sd]), jnp.ones(values.shape, bool))
 
