@@ -1,4 +1,4 @@
-"""Attend-infer-repeat: scenes of 0 to 3 handwritten digits, a model that places objects, a recurrent guide that finds them.
+"""Attend-infer-repeat: scenes of 0 to 3 digits, a model that places objects, a recurrent guide that finds them.
 
 Model: three times, while objects go on: a coin says whether there is one more; where ~ N((3, 0, 0), (.2, 1, 1)) is its
 scale and shift, what ~ N(0, 1) its look; the sum of the objects is seen with sd .3 a pixel. Guide: an LSTM that sees
