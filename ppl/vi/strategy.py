@@ -161,7 +161,7 @@ def with_tangent(value: Any, scale: Any, x: Any) -> Any:
 
     The idle `where` makes the value as batched as its derivative: a branch under `vmap` fails in JAX where it is not.
     """
-    return jnp.where(True, value, (scale * x).astype(jnp.result_type(value)))
+    return jnp.where(jnp.ones((), bool), value, (scale * x).astype(jnp.result_type(value)))
 
 
 @with_tangent.defjvp
