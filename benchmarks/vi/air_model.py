@@ -1,8 +1,8 @@
 """Attend-infer-repeat: scenes of 0 to 3 digits, a model that places objects, a recurrent guide that finds them.
 
-Model: three times, while objects go on: a coin says whether there is one more; where ~ N((3, 0, 0), (.2, 1, 1)) is its
-scale and shift, what ~ N(0, 1) its look; the sum of the objects is seen with sd .3 a pixel. Guide: an LSTM that sees
-the scene and what it found so far. Where there is no object the guide draws from the prior, so that the terms cancel.
+Model: three times, while objects go on: a coin (chance .05) says whether there is one more; where ~ N((3, 0, 0),
+(.2, 1, 1)) is its scale and shift, what ~ N(0, 1) its look; the sum of the objects is seen with sd .3 a pixel. Guide: an
+LSTM that sees the scene and what it found so far. Where there is no object the guide draws from the prior, so that the terms cancel.
 
 Eslami et al., *Attend, infer, repeat* (2016). One scene is one program; `vi.with_strategies` says how its coins are
 differentiated, and nothing else changes between the estimators.
@@ -24,6 +24,10 @@ from ppl import vi
 STEPS = 3
 WHERE_MEAN, WHERE_SD = jnp.array([3.0, 0.0, 0.0]), jnp.array([0.2, 1.0, 1.0])
 PIXEL_SD = 0.3
+CHANCE = 0.05
+"""Of one more object. At .5 training ends where the guide finds dark objects besides, which cost it little."""
+EAGER = 2.0
+"""Log odds that the guide looks on at the start: a step that is not taken learns nothing."""
 COINS = tuple(f"present_{t}" for t in range(STEPS))
 
 
@@ -109,7 +113,7 @@ class Networks(eqx.Module):
     def attend(self, hidden: Any) -> tuple[Any, Any, Any]:
         """Chance of one more object; mean and sd of where it is."""
         logit, shift, spread = jnp.split(self.predict(hidden), (1, 4))
-        return jax.nn.sigmoid(logit[0]), WHERE_MEAN + shift, WHERE_SD * jax.nn.softplus(spread + 0.5)
+        return jax.nn.sigmoid(logit[0] + EAGER), WHERE_MEAN + shift, WHERE_SD * jax.nn.softplus(spread + 0.5)
 
     def encode(self, window: Any) -> tuple[Any, Any]:
         """Mean and sd of the look of what a window shows."""
@@ -160,7 +164,7 @@ def model(params: Networks, image: Any) -> None:
     """Objects, one after the other, and the scene that they make."""
     present, canvas = 1.0, jnp.zeros_like(image)
     for t in range(STEPS):
-        present = ppl.sample(f"present_{t}", dist.Bernoulli(0.5 * present)).astype(float)
+        present = ppl.sample(f"present_{t}", dist.Bernoulli(CHANCE * present)).astype(float)
         where = ppl.sample(f"where_{t}", dist.Normal(WHERE_MEAN, WHERE_SD).to_event(1))
         what = ppl.sample(f"what_{t}", dist.Normal(jnp.zeros(params.size.what), 1.0).to_event(1))
         canvas += present * paste(params.decode(what), where, len(image))
