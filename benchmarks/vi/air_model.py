@@ -1,8 +1,9 @@
 """Attend-infer-repeat: scenes of 0 to 3 digits, a model that places objects, a recurrent guide that finds them.
 
 Model: three times, while objects go on: a coin (chance .05) says whether there is one more; where ~ N((3, 0, 0),
-(.2, 1, 1)) is its scale and shift, what ~ N(0, 1) its look; the sum of the objects is seen with sd .3 a pixel. Guide: an
-LSTM that sees the scene and what it found so far. Where there is no object the guide draws from the prior, so that the terms cancel.
+(.2, 1, 1)) is its scale and shift, what ~ N(0, 1) its look; the sum of the objects is seen with sd .3 a pixel.
+Guide: an LSTM that sees the scene and what it found so far. Where there is no object the guide draws from the prior, so
+that the terms cancel.
 
 Eslami et al., *Attend, infer, repeat* (2016). One scene is one program; `vi.with_strategies` says how its coins are
 differentiated, and nothing else changes between the estimators.
