@@ -6,19 +6,19 @@ from ppl.vi.auxiliary import diwhvi, hvi, iwhvi
 from ppl.vi.baselines import baseline, leave_one_out, moving_average
 from ppl.vi.checks import check
 from ppl.vi.divergences import forward_kl, symmetric_kl
-from ppl.vi.fit import Fit, fit
 from ppl.vi.fit_stop import Plateau
-from ppl.vi.implicit import implicit
+from ppl.vi.fitting import Fit, fit
+from ppl.vi.implicit_derivatives import implicit
 from ppl.vi.language import log_density, simulate, with_strategies
-from ppl.vi.measure_valued import measure_valued
+from ppl.vi.multi_sample import vimco
 from ppl.vi.objective import Evaluation, Objective, expect, objective
 from ppl.vi.objectives import elbo, iwelbo, renyi
 from ppl.vi.pathwise import reparam
 from ppl.vi.products import exp_expect, power_expect
 from ppl.vi.sequential import biased_vsmc, vsmc
 from ppl.vi.strategies import STRATEGIES, enumerate, score, strategies
-from ppl.vi.vimco import vimco
 from ppl.vi.wake import p_wake, q_wake
+from ppl.vi.weak_derivatives import measure_valued
 
 __all__ = [
     "annealed_elbo",

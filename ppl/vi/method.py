@@ -23,8 +23,8 @@ from ppl.inference.posterior import Posterior
 from ppl.inference.tables import Note
 from ppl.semantics.program import Program
 from ppl.typing import PRNGKey
-from ppl.vi.fit import Fit, fit
 from ppl.vi.fit_stop import StopRule
+from ppl.vi.fitting import Fit, fit
 from ppl.vi.guides import Guide, flow, full_rank, laplace, low_rank, map, mean_field
 from ppl.vi.guides.flow import CouplingFlow
 from ppl.vi.guides.laplace import Laplace

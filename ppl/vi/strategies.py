@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from ppl.semantics.program import Program
 from ppl.vi.enumeration import Enumerate
-from ppl.vi.implicit import Implicit, implicit
-from ppl.vi.measure_valued import MeasureValued, measure_valued
+from ppl.vi.implicit_derivatives import Implicit, implicit
 from ppl.vi.pathwise import Reparam, reparam
 from ppl.vi.resolution import Choice, by_rule, choices_in, resolved
 from ppl.vi.score import Score, ScoreOfCopies, score
 from ppl.vi.strategy import Strategy
+from ppl.vi.weak_derivatives import MeasureValued, measure_valued
 
 
 def enumerate() -> Enumerate:

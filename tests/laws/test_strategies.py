@@ -19,9 +19,9 @@ from ppl.distributions.finite import outcomes
 from ppl.errors import LawViolation
 from ppl.testing import check_estimator, gradient_gap
 from ppl.vi.enumeration import Enumerate
-from ppl.vi.measure_valued import FAMILIES
 from ppl.vi.score import Score
 from ppl.vi.strategy import Totals, nothing, weighted_sum, with_tangent
+from ppl.vi.weak_derivatives import FAMILIES
 from tests.catalogue import STRATEGIES
 
 FINITE = [name for name, entry in STRATEGIES.items() if entry.grid is None]

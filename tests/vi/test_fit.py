@@ -87,7 +87,7 @@ def test_resumed_bit_for_bit(whole, tmp_path):
 
 
 def test_interrupted(whole, monkeypatch):
-    calls, module = [], sys.modules["ppl.vi.fit"]  # the function has taken the module's name
+    calls, module = [], sys.modules["ppl.vi.fitting"]
     plain = module._Run.advanced
 
     def interrupting(self, track, count, reporter):

@@ -18,7 +18,7 @@ import ppl.distributions as dist
 from ppl import vi
 from ppl.errors import StrategyError
 from ppl.semantics.protocol import TOP
-from ppl.vi.implicit import moved, von_mises_cdf
+from ppl.vi.implicit_derivatives import moved, von_mises_cdf
 from ppl.vi.strategy import Node
 
 NODE = Node(None, TOP)  # pyright: ignore[reportArgumentType]  (it is for messages)

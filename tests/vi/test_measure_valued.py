@@ -19,9 +19,9 @@ import ppl.distributions as dist
 from ppl import vi
 from ppl.errors import LawViolation, StrategyError
 from ppl.testing import check_estimator
-from ppl.vi.measure_valued import FAMILIES
+from ppl.vi.weak_derivatives import FAMILIES
 
-MODULE = sys.modules["ppl.vi.measure_valued"]  # `ppl.vi.measure_valued` is the function
+MODULE = sys.modules["ppl.vi.weak_derivatives"]
 AT, STEP = 0.6, 1e-5
 
 

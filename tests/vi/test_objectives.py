@@ -12,7 +12,7 @@ import ppl
 import ppl.distributions as dist
 from ppl import vi
 from ppl.errors import AddressError, MeasureError, StrategyError
-from ppl.vi.vimco import left_out
+from ppl.vi.multi_sample import left_out
 
 TABLE = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
 ROWS = np.array(list(itertools.product(range(2), range(3))))
