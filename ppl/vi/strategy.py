@@ -150,15 +150,21 @@ def drawn(node: Node, run: Run) -> Any:
 
 
 def weighted_sum(weights: Any, costs: Any) -> Any:
-    """The sum of weights times costs; a cost that is not finite counts for nothing where its weight is zero."""
-    harmless = jnp.isfinite(costs) | (weights > 0)
-    return jnp.sum(weights * jnp.where(harmless, costs, 0.0), axis=0)
+    """The sum of weights times costs; a cost that is not finite counts for nothing where its weight is zero.
+
+    Where its weight is not zero it shows in the value and not in the derivative: the sum itself may be the cost of an
+    impossible outcome, whose derivative is multiplied by zero and must not be NaN.
+    """
+    finite = jnp.isfinite(costs)
+    lost = jnp.where(finite | (weights == 0), 0.0, jax.lax.stop_gradient(costs))
+    return jnp.sum(weights * jnp.where(finite, costs, 0.0) + lost, axis=0)
 
 
 @jax.custom_jvp
 def with_tangent(value: Any, scale: Any, x: Any) -> Any:
     """`value`, whose derivative gains `scale * dx`; `scale` itself is not differentiated.
 
+    A value that is not finite gains nothing: it may be the cost of an impossible outcome, see `weighted_sum`.
     The idle `where` makes the value as batched as its derivative: a branch under `vmap` fails in JAX where it is not.
     """
     return jnp.where(jnp.ones((), bool), value, (scale * x).astype(jnp.result_type(value)))
@@ -168,7 +174,7 @@ def with_tangent(value: Any, scale: Any, x: Any) -> Any:
 def _with_tangent_jvp(primals: Any, tangents: Any) -> Any:
     value, scale, x = primals
     dvalue, _, dx = tangents
-    return with_tangent(value, scale, x), dvalue + scale * dx
+    return with_tangent(value, scale, x), dvalue + jnp.where(jnp.isfinite(value), scale, 0.0) * dx
 
 
 def closed(cost: Any, run: Run) -> Any:

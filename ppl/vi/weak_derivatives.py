@@ -82,7 +82,7 @@ class MeasureValued:
             base = cost if _drawn_once(run) else rest(value, alone)
             others = jax.vmap(lambda changed: rest(changed, alone))(_changed(value, found.values))
             gain = others.reshape(found.weights.shape) - jax.lax.stop_gradient(base)
-            counted = jnp.isfinite(gain) | found.possible
+            counted = (jnp.isfinite(gain) | found.possible) & jnp.isfinite(base)
             scale = jax.lax.stop_gradient(jnp.where(counted, found.weights * gain, 0.0))
             return with_tangent(cost, jnp.ones_like(cost), jnp.sum(scale * found.parameters).astype(cost.dtype))
 
