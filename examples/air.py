@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from matplotlib.patches import Rectangle
 from sklearn.datasets import load_digits
 
 import ppl
@@ -134,7 +135,7 @@ def if_present(present: Any, law: Any, prior: Any) -> dist.Distribution:
 
 def minibatch(strategy: Any) -> vi.Objective:
     """The mean ELBO of some scenes; each scene is an expectation of its own."""
-    chosen = dict.fromkeys(COINS, strategy)
+    chosen: dict[str, Any] = dict(zip(COINS, [strategy] * STEPS, strict=True))
     scene = vi.elbo(model, lambda net, image: vi.with_strategies(guide(net, image), chosen))
 
     @vi.objective(maximize=True)
@@ -161,7 +162,7 @@ def picture(net: Networks, images: Any, choices: Any, path: Path) -> None:
                 where = choices[f"where_{t}"][i]
                 scale, *corner = np.asarray(where)
                 left, low = (((-1.0 - shift) / scale + 1.0) * CANVAS / 2.0 - 0.5 for shift in corner)
-                top.add_patch(plt.Rectangle((left, low), CANVAS / scale, CANVAS / scale, fill=False, color=f"C{t}"))
+                top.add_patch(Rectangle((left, low), CANVAS / scale, CANVAS / scale, fill=False, color=f"C{t}"))
                 again += np.asarray(drawn(net, choices[f"what_{t}"][i], where))
         for axis, pixels in ((top, images[i]), (bottom, again)):
             axis.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
@@ -186,9 +187,10 @@ def main(strategy: str = "measure_valued", quick: bool = False, folder: str | No
     digits = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, SIDE, SIDE) / 16.0
     images, _ = scenes(1, digits[:1500], 10_000)
     unseen, counts = scenes(2, digits[1500:], 1000)
+    optimizer = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(1e-3))
     fit = vi.fit(
-        minibatch(STRATEGIES[strategy]), Networks(jax.random.key(0)), optimizer=optax.adam(1e-3),
-        steps=1500 if quick else 5000, key=1, args=(images,), batch_size=64,
+        minibatch(STRATEGIES[strategy]), Networks(jax.random.key(0)), optimizer=optimizer,
+        steps=2000 if quick else 5000, key=1, args=(images,), batch_size=64,
     )  # fmt: skip
     print(fit)
     choices = found(fit.params, jax.random.key(2), unseen)
@@ -199,4 +201,4 @@ def main(strategy: str = "measure_valued", quick: bool = False, folder: str | No
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1] if len(sys.argv) > 1 else "measure_valued")
