@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ppl.distributions.drawn import law_of_draws
 from ppl.errors import AddressError
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
@@ -18,7 +19,9 @@ from ppl.semantics.estimated import estimated_sites
 from ppl.semantics.opening import drawn, scored, simulated
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices, SampleSite
-from ppl.semantics.rewrites import Rewrite, placed
+from ppl.semantics.rewrites import Rewrite, bind_again, placed
+from ppl.semantics.scoring import total_log_prob
+from ppl.vi.baselines import learned
 from ppl.vi.strategy import Strategy
 from ppl.vi.unfolding import Unfolds
 from ppl.vi.watching import watched
@@ -58,6 +61,9 @@ def _drawn(node: SampleSite) -> tuple[Any, Any]:
     """A choice as a site of the objective, or as sites of noise, with its log density."""
     if isinstance(node.measure, Unfolds):
         return node.measure.unfolded(placed(node.site))
+    if learned(node.measure) is not None:  # the law of draws would lose the baseline
+        value = bind_again(node)
+        return value, total_log_prob(law_of_draws(node.measure), value)
     return drawn(node)
 
 
