@@ -140,7 +140,7 @@ def centres(side: int) -> Any:
 def bilinear(points: Any, side: int) -> Any:
     """Weights of `side` pixels at points of their line; none outside."""
     places = ((points + 1.0) * side - 1.0) / 2.0
-    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(side)), 0.0)
+    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(side)[None]), 0.0)
 
 
 def paste(window: Any, where: Any, canvas: int) -> Any:
