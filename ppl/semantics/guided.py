@@ -57,8 +57,8 @@ def guided(program: Program, proposal: Program, backward: Program | None = None)
         A program over the same addresses (and those of u), with the same value.
 
     Raises:
-        AddressError: no latent address is shared, or the proposal makes choices that neither the program nor `backward`
-            makes.
+        AddressError: no latent address is shared, the proposal makes choices that neither the program nor `backward`
+            makes, or a marginal stands against choices at sites of their own.
         ShapeError: a choice has another shape or dtype in the proposal (loops of different lengths, for one).
         BranchError: the proposal makes a choice in some branches only, at a place where the program needs it in all.
 
@@ -106,8 +106,7 @@ def _check(program: Program, proposal: Program) -> None:
     if extra := [a for a in theirs if a not in mine]:
         raise _extra(program, proposal, extra)
     for address, other in theirs.items():
-        info = mine[address]
-        if (info.shape, info.dtype) != (other.shape, other.dtype):
+        if ((info := mine[address]).shape, info.dtype) != (other.shape, other.dtype):
             raise ShapeError(
                 f"The choice {address!r} has shape {other.shape} and dtype {other.dtype} in the proposal "
                 f"{proposal.name!r} ({other.source}), but shape {info.shape} and dtype {info.dtype} in the program "
@@ -115,19 +114,33 @@ def _check(program: Program, proposal: Program) -> None:
                 "Expected: the same. Likely causes: loops of different lengths, a vector where the program draws a "
                 "number, another kind of distribution.\nFix: walk loops of the program's length, on the same data."
             )
+    _check_sites(_sites_of(program), _sites_of(proposal))
+
+
+def _check_sites(mine: dict[str, Site], theirs: dict[str, Site]) -> None:
+    for address, site in theirs.items():
+        if site.address != (other := mine[address]).address:
+            raise AddressError(
+                f"The choice {address!r} is drawn by the site {site.address!r} ({site.source}) of the proposal, and by "
+                f"the site {other.address!r} ({other.source}) of the program.\n"
+                "Expected: the same site. A marginal or a normalised program is one site, with all its choices.\n"
+                "Fix: propose with the program that was marginalised, and give ppl.guided a `backward` program over "
+                "what was summed out; or use ppl.Importance(n, proposal), which takes marginals."
+            )
+
+
+def _sites_of(program: Program) -> dict[str, Site]:
+    latent = (entry for entry in program.staged.table.values() if entry.site.kind == "latent")
+    return {info.address: entry.site for entry in latent for info in entry.infos}
 
 
 def _extra(program: Program, proposal: Program, extra: list[str]) -> AddressError:
     infos = proposal.sites
     where = ", ".join(f"{a!r} ({infos[a].source})" for a in extra)
     kinds = {a: program.sites[a].kind for a in extra if a in program.sites}
+    fix = "Fix: give ppl.guided a `backward` program over these addresses, which may read the program's choices."
     if kinds:
         fix = f"In the program they are {', '.join(sorted(set(kinds.values())))}: condition the proposal on them too."
-    else:
-        fix = (
-            "Fix: sum them out (proposal.marginal(...)), or give ppl.guided a `backward` program over these addresses, "
-            "which may read the program's choices."
-        )
     return AddressError(
         f"The proposal {proposal.name!r} has choices that the program {program.name!r} does not make: {where}.\n"
         f"Their density has no counterpart in the program; weights without one are not those of the program.\n{fix}"
@@ -149,8 +162,8 @@ class Draws(Rewrite):
         del read, where
         if node.observed is not None:
             return Outcome(node.observed, ())
-        value, log_proposal = drawn(node)
-        return Outcome(value, (), Ahead(value, log_proposal))
+        ahead = Ahead(*drawn(node))
+        return Outcome(ahead.value, (), ahead)
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
         """The proposal's factors do not weigh."""
@@ -170,9 +183,8 @@ class Weighs(Rewrite):
         """Bind a choice again, or weigh the one made ahead."""
         if read is None or node.observed is not None:
             return bind_again(node)
-        log_weight = density_of(node, read.value) - read.log_proposal
         site = node.site._replace(address=f"{node.address}/proposal", kind="factor", plates=())
-        jp.factor_p.bind(log_weight, site=placed(site))
+        jp.factor_p.bind(density_of(node, read.value) - read.log_proposal, site=placed(site))
         return read.value
 
 

@@ -146,13 +146,9 @@ def at(measure, names):
 
 CASES = [
     ("reverse", 3),
-    ("nested target", 1),
-    *(pytest.param(name, n, marks=pytest.mark.slow) for name in ("prior", "reverse") for n in (1, 2)),
-    pytest.param("prior", 3, marks=pytest.mark.slow),
-    *(
-        pytest.param(name, 2, marks=pytest.mark.slow)
-        for name in ("nested proposal", "nested target", "proposed nested")
-    ),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in itertools.product(("prior", "reverse"), (1, 2))),
+    *(pytest.param(name, 2, marks=pytest.mark.slow) for name in MARGINALS if "nested" in name),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (("prior", 3), ("nested target", 1))),
 ]
 
 
@@ -179,12 +175,9 @@ def law_of_draws(target, proposal, n):
     return law
 
 
+@ppl.model
 def prior():
     """The proposal that `observed` is without one: its own choices."""
-    return ppl.Program.of(_prior)
-
-
-def _prior():
     u = ppl.sample("u", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
     ppl.sample("v", dist.Bernoulli(0.3 + 0.1 * u))
 

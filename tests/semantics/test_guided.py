@@ -109,6 +109,51 @@ def test_errors_name_the_address_and_the_lines():
         ppl.guided(program, other)
 
 
+@ppl.model
+def mixture():
+    u = ppl.sample("u", dist.Bernoulli(0.35))
+    ppl.sample("x", dist.Bernoulli(0.2 + 0.5 * u))
+
+
+@ppl.model
+def reverse():
+    """u given x, which it reads."""
+    x = ppl.sample("x", dist.Bernoulli(0.5))
+    ppl.sample("u", dist.Bernoulli(0.3 + 0.3 * x))
+
+
+@pytest.mark.parametrize("method", [ppl.SIR(2), ppl.Exact()], ids=["SIR", "exact"])
+def test_a_marginal_against_sites_of_their_own_is_refused_and_the_way_out_is_right(method):
+    @ppl.model
+    def target():
+        x = ppl.sample("x", dist.Bernoulli(0.3))
+        ppl.sample("y", dist.Bernoulli(0.2 + 0.5 * x), obs=1)
+
+    with pytest.raises(AddressError, match=r"'x' is drawn by the site ''[^$]*`backward`"):
+        ppl.guided(target(), mixture().marginal(["x"], method))
+    found = ppl.guided(target(), mixture(), reverse()).enumerate()
+    assert jnp.isclose(jnp.exp(found.log_weights).sum(), 0.7 * 0.2 + 0.3 * 0.7, atol=1e-6)
+
+
+def test_marginals_at_the_same_site_are_proposals():
+    """Of estimated densities, over all auxiliary choices: the mass is the program's."""
+
+    @ppl.model
+    def outer(shift, n):
+        x = ppl.sample("m", shifted(shift).marginal("x", ppl.SIR(n)))
+        ppl.sample("y", dist.Bernoulli(0.2 + 0.5 * x), obs=1)
+
+    found = ppl.guided(outer(0.0, 1), outer(0.3, 2)).enumerate()
+    x = 0.65 * 0.2 + 0.35 * 0.7
+    assert jnp.isclose(jnp.exp(found.log_weights).sum(), (1 - x) * 0.2 + x * 0.7, atol=1e-6)
+
+
+@ppl.model
+def shifted(shift):
+    u = ppl.sample("u", dist.Bernoulli(0.35 + shift))
+    ppl.sample("x", dist.Bernoulli(0.2 + 0.5 * u))
+
+
 def test_loops_of_different_lengths_are_an_error():
     with pytest.raises(ShapeError, match=r"shape \(2,\)[^$]*shape \(3,\)[^$]*loops of different lengths"):
         ppl.guided(series(jnp.zeros(3)), near(jnp.zeros(2)))
