@@ -1,10 +1,12 @@
-"""`docs/semantics.md` names tests that exist: each law of this issue with a test and a mutant."""
+"""`docs/semantics.md` names tests that exist: each law with a test and, but for those in `NO_MUTANT`, a mutant."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LAWS = [*range(1, 39)]
+LAWS = range(1, 42)
+NO_MUTANT = {39}
+"""Laws that are tested in part; their rows say so."""
 
 
 def rows():
@@ -25,7 +27,7 @@ def test_every_law_has_a_test_that_exists_and_a_mutant():
     for law in LAWS:
         cells = table[str(law)]
         assert list(named_tests(cells[3:4])), f"law {law} names no test"
-        assert cells[4].strip(), f"law {law} names no mutant"
+        assert (cells[4].strip() in ("", "none yet")) == (law in NO_MUTANT), f"law {law} names no mutant"
         for file, name in named_tests(cells):
             path = ROOT / file if file.startswith("tests/") else ROOT / "tests" / "laws" / file
             assert f"def {name}(" in path.read_text(), f"{file}::{name} of law {law} does not exist"
