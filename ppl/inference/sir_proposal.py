@@ -51,14 +51,17 @@ def proposal_of(made: Any, program: Program, kept: tuple[str, ...]) -> Proposal 
         kept: The addresses that are given.
 
     Raises:
-        AddressError: it proposes what the program does not make always, or what is kept.
+        AddressError: it proposes what the program does not make always, or what is kept; or a site of several choices
+            is kept and proposed in part.
         TypeError: it is no program, and no function that returns one.
     """
     if made is None:
+        _refuse_split(program, kept)
         return None
     like = ch.values_like(program.staged, kept)
     covered, made = _looked_at(made, like)
     _check(covered, program, kept)
+    _refuse_split(program, (*kept, *covered))
     dynamic, arguments = partition(made, "proposal")
     return Proposal(dynamic, arguments, covered)
 
@@ -115,6 +118,20 @@ class Closed:
         jaxpr, out_tree = self.static
         run: Callable[..., list[Any]] = as_function(Code(jaxpr, self.consts))
         return jax.tree.unflatten(out_tree, run(*jax.tree.leaves(kept)))
+
+
+def _refuse_split(program: Program, given: tuple[str, ...]) -> None:
+    """A site of several choices (a marginal, say) has a joint density alone: no part of it can be drawn anew."""
+    for entry in program.staged.table.values():
+        names = [info.address for info in entry.infos]
+        missing = [a for a in names if a not in given]
+        if entry.site.kind == "latent" and missing and len(missing) < len(names):
+            raise AddressError(
+                f"The site {entry.site.address!r} ({entry.site.source}) of the program {program.name!r} is one choice "
+                f"over {names}, of which {missing} are neither kept nor proposed.\n"
+                "Expected: all of them or none.\n"
+                f"Fix: propose {missing} too, ppl.SIR(n, proposal); or marginalise the program behind the site."
+            )
 
 
 def _check(covered: tuple[str, ...], program: Program, kept: tuple[str, ...]) -> None:
