@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ppl.distributions.drawn import law_of_draws
 from ppl.semantics import jaxpr as jp
-from ppl.semantics.dataflow import outputs_that_move
+from ppl.semantics.dataflow import call_of, forward, outputs_that_move, settled
 from ppl.semantics.site import Site
 from ppl.vi.enumeration import Enumerate
 from ppl.vi.expectation import Expectation, Nested
@@ -75,11 +75,7 @@ def joined(flows: Sequence[Flow]) -> Flow:
 
 def flows(jaxpr: Any, inputs: Sequence[Flow], walk: Walk) -> list[Flow]:
     """The flows of a jaxpr's outputs from those of its inputs (its constants depend on nothing)."""
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-    for equation in jaxpr.eqns:
-        operands = [Flow() if jp.is_literal(atom) else known.get(atom, Flow()) for atom in equation.invars]
-        known.update(zip(equation.outvars, _equation(equation, operands, walk), strict=True))
-    return [Flow() if jp.is_literal(atom) else known.get(atom, Flow()) for atom in jaxpr.outvars]
+    return forward(jaxpr, inputs, Flow(), lambda equation, operands: _equation(equation, operands, walk))
 
 
 def _equation(equation: Any, operands: list[Flow], walk: Walk) -> list[Flow]:
@@ -91,10 +87,8 @@ def _equation(equation: Any, operands: list[Flow], walk: Walk) -> list[Flow]:
     if jump is not None:
         broken = Flow(jumps=total.jumps | {Seen(jump, total.choices)})
         return [broken if jumps else total for jumps in jumping_outputs(equation)]
-    codes = [] if is_opaque(equation) else jp.inner_codes(equation)
-    if codes and len(codes[0].jaxpr.invars) == len(operands) and len(codes[0].jaxpr.outvars) == len(equation.outvars):
-        return flows(codes[0].jaxpr, operands, walk)
-    return [total] * len(equation.outvars)
+    called = None if is_opaque(equation) else call_of(equation)
+    return [total] * len(equation.outvars) if called is None else flows(called, operands, walk)
 
 
 # --- one rule a primitive --------------------------------------------------------------------------------------------
@@ -146,13 +140,7 @@ def _nested(equation: Any, operands: list[Flow]) -> Flow:
 
 def _scan(equation: Any, operands: list[Flow], walk: Walk) -> list[Flow]:
     loop = jp.loop_of(equation)
-    first, last = loop.num_consts, loop.num_consts + loop.num_carry
-    while True:
-        outs = flows(loop.body.jaxpr, operands, walk)
-        carried = [joined([old, new]) for old, new in zip(operands[first:last], outs, strict=False)]
-        if carried == operands[first:last]:
-            return [*carried, *outs[loop.num_carry :]]
-        operands = [*operands[:first], *carried, *operands[last:]]
+    return settled(loop, operands, lambda inner: flows(loop.body.jaxpr, inner, walk), lambda *both: joined(both))
 
 
 def _while(equation: Any, operands: list[Flow], walk: Walk) -> list[Flow]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ppl.errors import StrategyError
 from ppl.semantics import jaxpr as jp
+from ppl.semantics.dataflow import call_of, forward, settled
 from ppl.semantics.influence import held
 from ppl.semantics.site import Site, Source, is_library_file
 from ppl.vi.expectation import Nested
@@ -83,11 +84,7 @@ def refuse_nonlinear(jaxpr: Any) -> None:
 
 def walked(jaxpr: Any, inputs: Sequence[Linear], strategies: Strategies) -> list[Linear]:
     """What the outputs of a jaxpr are linear in, given its inputs."""
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-    for equation in jaxpr.eqns:
-        operands = [Linear() if jp.is_literal(atom) else known.get(atom, Linear()) for atom in equation.invars]
-        known.update(zip(equation.outvars, _equation(equation, operands, strategies), strict=True))
-    return [Linear() if jp.is_literal(atom) else known.get(atom, Linear()) for atom in jaxpr.outvars]
+    return forward(jaxpr, inputs, Linear(), lambda equation, operands: _equation(equation, operands, strategies))
 
 
 def _equation(equation: Any, operands: list[Linear], strategies: Strategies) -> list[Linear]:
@@ -96,9 +93,9 @@ def _equation(equation: Any, operands: list[Linear], strategies: Strategies) -> 
         return _RULES[name](equation, operands, strategies)
     if not any(one.estimates or one.breaks for one in operands) and not jp.has_sites(equation):
         return [Linear()] * len(equation.outvars)
-    codes = jp.inner_codes(equation)
-    if codes and len(codes[0].jaxpr.invars) == len(operands) and len(codes[0].jaxpr.outvars) == len(equation.outvars):
-        return [_located(out, equation) for out in walked(codes[0].jaxpr, operands, strategies)]
+    called = call_of(equation)
+    if called is not None:
+        return [_located(out, equation) for out in walked(called, operands, strategies)]
     return [_combined(name, equation, operands)] * len(equation.outvars)
 
 
@@ -163,7 +160,6 @@ def _cond(equation: Any, operands: list[Linear], strategies: Strategies) -> list
 
 def _scan(equation: Any, operands: list[Linear], strategies: Strategies) -> list[Linear]:
     loop, inside = jp.loop_of(equation), held(equation)
-    first, last = loop.num_consts, loop.num_consts + loop.num_carry
 
     def past(value: Linear) -> Linear:
         """The estimates of this step, as later steps see them."""
@@ -171,12 +167,10 @@ def _scan(equation: Any, operands: list[Linear], strategies: Strategies) -> list
         others = (e for e in value.estimates if e.site.address not in inside)
         return Linear(frozenset((*moved, *others)), value.breaks)
 
-    while True:
-        outs = [past(out) for out in walked(loop.body.jaxpr, operands, strategies)]
-        carried = [_sum(pair) for pair in zip(operands[first:last], outs, strict=False)]
-        if carried == operands[first:last]:
-            return [*carried, *outs[loop.num_carry :]]
-        operands = [*operands[:first], *carried, *operands[last:]]
+    def step(inner: list[Linear]) -> list[Linear]:
+        return [past(out) for out in walked(loop.body.jaxpr, inner, strategies)]
+
+    return settled(loop, operands, step, lambda *both: _sum(both))
 
 
 def _while(equation: Any, operands: list[Linear], strategies: Strategies) -> list[Linear]:
