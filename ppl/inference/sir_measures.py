@@ -14,6 +14,7 @@ Law 41: over the auxiliary choices E[estimate] = p(x), and E[1 / weight | x] = 1
 themselves, w is the ratio of their estimates, each made in the direction of the draw.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import jax
@@ -24,7 +25,6 @@ from ppl.errors import MeasureError
 from ppl.inference.sir_particles import (
     Particle,
     free_sites,
-    minus,
     others,
     proposed,
     retained,
@@ -36,51 +36,31 @@ from ppl.semantics import choices as ch
 from ppl.semantics.binding import bind_sample
 from ppl.semantics.estimated import refuse_density
 from ppl.semantics.language import factor
-from ppl.semantics.opening import Opens
+from ppl.semantics.opening import Opens, minus
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.semantics.rewrites import placed
 from ppl.semantics.site import WEIGHING, Site, Source, user_source
 
 
-@jax.tree_util.register_pytree_node_class
-class SIRMarginal:
-    """The marginal of a program on some addresses, its density estimated with n particles."""
+class _SIRMeasure(ABC):
+    """What both measures do with their programs."""
 
-    def __init__(self, program: Program, proposal: Proposal | None, kept: tuple[str, ...], n: int) -> None:
-        self.program = program
-        self.proposal = proposal
-        self.kept = kept
-        self.n = n
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Which measure it is, for messages."""
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
-        """Programs are the children."""
-        return (self.program, self.proposal), (self.kept, self.n)
-
-    @classmethod
-    def tree_unflatten(cls, static: Any, children: tuple[Any, ...]) -> "SIRMarginal":
-        """Rebuild from leaves."""
-        return cls(*children, *static)
-
-    def value_like(self) -> Choices:
-        """Shapes and dtypes of the kept choices."""
-        return ch.values_like(self.program.staged, self.kept)
-
+    @abstractmethod
     def weighted(self) -> Program:
-        """A draw of the kept choices with an estimate of their density, E[1 / w | x] = 1 / p(x)."""
-        refuse_weighing(self.program)
-        return Program.of(_marginal_weighted, (self,))
+        """A program with value (choices, log weight), E[1 / w | x] = 1 / p(x)."""
 
+    @abstractmethod
     def estimate(self, value: Choices) -> Program:
-        """An estimate of the density of the kept choices, E[w] = p(x); observations of the program count."""
-        return Program.of(_marginal_estimate, (self, value))
-
-    def explicit(self) -> Program:
-        """The program over kept and auxiliary choices whose marginal on the kept ones is p(x)."""
-        return Program.of(_marginal_explicit, (self,))
+        """A program with value log weight, E[w] = p(x)."""
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Choices:
-        """Draw the kept choices, from p exactly."""
+        """Draw the choices."""
         return self.weighted().sample(key, sample_shape)[0]
 
     def random_weighted(self, key: Any) -> tuple[Choices, Any]:
@@ -98,7 +78,49 @@ class SIRMarginal:
             MeasureError: always.
         """
         del value
-        refuse_density([Site(str(list(self.kept)), "latent", user_source())])
+        refuse_density([Site(self.label, "latent", user_source())])
+
+
+@jax.tree_util.register_pytree_node_class
+class SIRMarginal(_SIRMeasure):
+    """The marginal of a program on some addresses, its density estimated with n particles."""
+
+    def __init__(self, program: Program, proposal: Proposal | None, kept: tuple[str, ...], n: int) -> None:
+        self.program = program
+        self.proposal = proposal
+        self.kept = kept
+        self.n = n
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
+        """Programs are the children."""
+        return (self.program, self.proposal), (self.kept, self.n)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, children: tuple[Any, ...]) -> "SIRMarginal":
+        """Rebuild from leaves."""
+        return cls(*children, *static)
+
+    @property
+    def label(self) -> str:
+        """The kept addresses."""
+        return str(list(self.kept))
+
+    def value_like(self) -> Choices:
+        """Shapes and dtypes of the kept choices."""
+        return ch.values_like(self.program.staged, self.kept)
+
+    def weighted(self) -> Program:
+        """A draw of the kept choices with an estimate of their density, E[1 / w | x] = 1 / p(x)."""
+        refuse_weighing(self.program)
+        return Program.of(_marginal_weighted, (self,))
+
+    def estimate(self, value: Choices) -> Program:
+        """An estimate of the density of the kept choices, E[w] = p(x); observations of the program count."""
+        return Program.of(_marginal_estimate, (self, value))
+
+    def explicit(self) -> Program:
+        """The program over kept and auxiliary choices whose marginal on the kept ones is p(x)."""
+        return Program.of(_marginal_explicit, (self,))
 
 
 def _from_program(measure: SIRMarginal) -> tuple[Choices, Particle, Particle]:
@@ -145,7 +167,7 @@ def refuse_weighing(program: Program) -> None:
 
 
 @jax.tree_util.register_pytree_node_class
-class SIRNormalized:
+class SIRNormalized(_SIRMeasure):
     """The law of one of n proposals picked in proportion to its importance weight; its density is estimated."""
 
     def __init__(self, program: Program, proposal: Proposal | None, n: int, grad: Any) -> None:
@@ -163,6 +185,11 @@ class SIRNormalized:
         """Rebuild from leaves."""
         return cls(*children, *static)
 
+    @property
+    def label(self) -> str:
+        """The name of the program."""
+        return self.program.name
+
     def value_like(self) -> Choices:
         """Shapes and dtypes of the choices."""
         staged = self.program.staged
@@ -179,27 +206,6 @@ class SIRNormalized:
     def explicit(self) -> Program:
         """The program over the choices and n - 1 other proposals whose marginal on the choices is q_n."""
         return Program.of(_normalized_explicit, (self,))
-
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Choices:
-        """One of n proposals."""
-        return self.weighted().sample(key, sample_shape)[0]
-
-    def random_weighted(self, key: Any) -> tuple[Choices, Any]:
-        """A draw, and the log of a weight with E[1 / w | x] = 1 / q_n(x) (nats)."""
-        return self.weighted().sample(key)
-
-    def estimate_log_density(self, key: Any, value: Choices) -> Any:
-        """The log of an estimate with E[w] = q_n(x) (nats)."""
-        return self.estimate(value).sample(key)
-
-    def log_prob(self, value: Choices) -> Any:
-        """Not to be told.
-
-        Raises:
-            MeasureError: always.
-        """
-        del value
-        refuse_density([Site(self.program.name, "latent", user_source())])
 
 
 def _normalized_weighted(measure: SIRNormalized, source: Source) -> tuple[Choices, Any]:

@@ -14,7 +14,7 @@ from ppl.inference.sir_proposal import Proposal
 from ppl.semantics import choices as ch
 from ppl.semantics import scope
 from ppl.semantics.lanes import vmap
-from ppl.semantics.opening import Opens
+from ppl.semantics.opening import Opens, minus
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 
@@ -87,8 +87,3 @@ def with_first(first: Particle, rest: Particle | None) -> Particle:
     if rest is None:
         return jax.tree.map(lambda x: jnp.asarray(x)[None], first)
     return jax.tree.map(lambda x, y: jnp.concatenate([jnp.asarray(x)[None], y]), first, rest)
-
-
-def minus(left: Any, right: Any) -> Any:
-    """The difference of two log densities; minus infinity where the first is."""
-    return jnp.where(left == -jnp.inf, -jnp.inf, left - right)

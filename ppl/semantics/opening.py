@@ -81,7 +81,7 @@ class Opens(Handler):
         if self.drawn_only or isinstance(node.measure, Estimated) or law_of_draws(node.measure) is node.measure:
             return Scores(_nats(), log_law) if free else Scores(log_law, _nats())
         full = total_log_prob(node.measure, value)
-        return Scores(_minus(full, log_law), log_law) if free else Scores(full, _nats())
+        return Scores(minus(full, log_law), log_law) if free else Scores(full, _nats())
 
     def factor(self, site: Site, log_weight: Any, where: Position) -> Outcome:
         """A factor weighs."""
@@ -89,7 +89,8 @@ class Opens(Handler):
         return Outcome(None, self.zero() if self.drawn_only else Scores(_nats(log_weight), _nats()))
 
 
-def _minus(left: Any, right: Any) -> Any:
+def minus(left: Any, right: Any) -> Any:
+    """The difference of two log densities; minus infinity where the first is."""
     return jnp.where(left == -jnp.inf, -jnp.inf, left - right)
 
 
