@@ -17,8 +17,7 @@ from ppl.errors import MeasureError
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
 from ppl.semantics.site import WEIGHING
-from ppl.vi.held import held
-from ppl.vi.language import log_density, simulate
+from ppl.vi.language import held, log_density, simulate
 from ppl.vi.objective import Objective
 
 

@@ -22,6 +22,7 @@ from ppl.semantics.protocol import Choices, SampleSite
 from ppl.semantics.rewrites import Rewrite, bind_again, placed
 from ppl.semantics.scoring import total_log_prob
 from ppl.vi.baselines import learned
+from ppl.vi.pathwise import Noise
 from ppl.vi.strategy import Strategy
 from ppl.vi.unfolding import Unfolds
 from ppl.vi.watching import watched
@@ -85,13 +86,16 @@ def log_density(program: Program, choices: Choices, address: str = "") -> Any:
 
 
 class _WithStrategies(Rewrite):
-    def __init__(self, strategies: Mapping[str, Strategy]) -> None:
+    """Gives choices other strategies: by address, or one for all the rest."""
+
+    def __init__(self, strategies: Mapping[str, Strategy], rest: Strategy | None) -> None:
         self.strategies = strategies
+        self.rest = rest
 
     def site(self, node: SampleSite, read: Any) -> Any:
         del read
         site = placed(node.site)
-        strategy = self.strategies.get(node.address, site.grad)
+        strategy = self.strategies.get(node.address, site.grad if self.rest is None else self.rest)
         return bind_sample(site._replace(grad=strategy), node.measure, node.observed)
 
 
@@ -99,10 +103,16 @@ class _WithStrategies(Rewrite):
 class _Changed:
     """The model function of a program with other strategies; equal to all others with the same ones."""
 
-    strategies: tuple[tuple[str, Strategy], ...]
+    strategies: tuple[tuple[str, Strategy], ...] = ()
+    rest: Strategy | None = None
 
     def __call__(self, program: Program) -> Any:
-        return program.rewrite(_WithStrategies(dict(self.strategies)))
+        return program.rewrite(_WithStrategies(dict(self.strategies), self.rest))
+
+
+def held(program: Program) -> Program:
+    """The program whose choices are drawn and held fixed, whatever strategies they have."""
+    return Program.of(_Changed(rest=Noise()), (program,))
 
 
 def with_strategies(program: Program, strategies: Mapping[str, Strategy]) -> Program:

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from ppl.errors import EnumerationSizeError, LawViolation, NotFiniteError, StrategyError, UnsupportedPrimitiveError
 from ppl.semantics.keys import as_key
-from ppl.vi.objective import Objective
+from ppl.vi.objective import Objective, as_arrays
 
 RATE = 1e-6
 """The probability that a right estimator is reported."""
@@ -67,7 +67,7 @@ def gradient_gap(objective: Objective, params: Any, *args: Any) -> Gap:
         >>> max(gradient_gap(cost, 0.25)) < 1e-6
         True
     """
-    flat, function = _flat(objective, params, args)
+    flat, params_of, function = _flat(objective, params, args)
 
     def wanted(flat: Any) -> Any:
         measure = function(flat).enumerate()
@@ -76,7 +76,6 @@ def gradient_gap(objective: Objective, params: Any, *args: Any) -> Gap:
     def got(flat: Any) -> Any:
         return objective.expect(params_of(flat), *args)
 
-    params_of = ravel_pytree(_as_arrays(params))[1]
     (right, right_slope), (value, slope) = jax.value_and_grad(wanted)(flat), jax.value_and_grad(got)(flat)
     return Gap(abs(float(value - right)), float(jnp.max(jnp.abs(slope - right_slope))))
 
@@ -145,8 +144,7 @@ def _judged(objective: Objective, report: EstimatorReport) -> EstimatorReport:
 def _by_evaluations(
     objective: Objective, params: Any, args: Any, key: Any, exact: Any, replicates: int, width: float
 ) -> EstimatorReport:
-    flat, _ = _flat(objective, params, args)
-    params_of = ravel_pytree(_as_arrays(params))[1]
+    flat, params_of, _ = _flat(objective, params, args)
     for_directions, for_runs = jax.random.split(key)
     directions = _directions(for_directions, flat)
 
@@ -187,10 +185,7 @@ def _directions(key: Any, flat: Any) -> Any:
     return jax.random.normal(key, (_MOST_DIRECTIONS, flat.size), flat.dtype) / jnp.sqrt(flat.size)
 
 
-def _as_arrays(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, params)
-
-
-def _flat(objective: Objective, params: Any, args: Any) -> tuple[Any, Callable[[Any], Any]]:
-    flat, unravel = ravel_pytree(_as_arrays(params))
-    return flat, lambda flat: objective(unravel(flat), *args)
+def _flat(objective: Objective, params: Any, args: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
+    """The parameters as a vector, the way back, and the objective at a vector."""
+    flat, params_of = ravel_pytree(as_arrays(params))
+    return flat, params_of, lambda flat: objective(params_of(flat), *args)

@@ -73,7 +73,7 @@ class Objective:
             params: The parameters, a pytree.
             *args: Further arguments (data).
         """
-        return _value(self.function, (*self.bound, _arrays(params), *args), as_key(key), self.copies)
+        return _value(self.function, (*self.bound, as_arrays(params), *args), as_key(key), self.copies)
 
     def grad(self, key: Any, params: Any, *args: Any) -> Any:
         """An unbiased estimate of the gradient of the expected cost in the parameters' float leaves."""
@@ -97,7 +97,7 @@ class Objective:
             *args: Further arguments (data).
             memory: What the baselines remember: `objective.memory(params, *args)`, or that of the evaluation before.
         """
-        params = _arrays(params)
+        params = as_arrays(params)
         return _evaluation(self.function, self.bound, params, args, as_key(key), memory or {}, self.copies, self.sign)
 
     def surrogate(self, key: Any, params: Any, *args: Any, memory: Memory | None = None) -> Any:
@@ -255,6 +255,6 @@ def _differentiable(leaf: Any) -> bool:
     return isinstance(leaf, float) or eqx.is_inexact_array(leaf)
 
 
-def _arrays(params: Any) -> Any:
+def as_arrays(params: Any) -> Any:
     """Parameters whose Python floats are arrays, so that new values need no compilation."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, params)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ppl.vi.pairing as pairs
 from ppl.semantics.lanes import vmap
 from ppl.semantics.program import Program
+from ppl.semantics.protocol import Choices
 from ppl.vi.language import log_density, simulate
 from ppl.vi.objective import Objective
 
@@ -51,8 +52,13 @@ def _elbo(model: Any, guide: Any, params: Any, *args: Any) -> Any:
     target, proposal = pairs.paired(model, guide, params, args)
     subsets = pairs.missing_subsets(target, proposal)
     pairs.refuse_supports(target, proposal, "guide in model")
+    return weighted_draw(target, proposal, subsets)[1]
+
+
+def weighted_draw(target: Program, proposal: Program, subsets: Choices) -> tuple[Choices, Any]:
+    """A draw of the proposal, and its log importance weight (nats); `subsets` are the target's own choices."""
     choices, log_q = simulate(proposal)
-    return log_density(target, {**choices, **subsets}) - log_q
+    return choices, log_density(target, {**choices, **subsets}) - log_q
 
 
 def iwelbo(model: Program | pairs.Maker, guide: pairs.Maker, particles: int) -> Objective:
@@ -80,16 +86,14 @@ def _iwelbo(model: Any, guide: Any, particles: int, params: Any, *args: Any) -> 
 def log_weights(target: Program, proposal: Program, particles: int) -> Any:
     """Log importance weights of independent draws of the proposal, in nats, shape `(particles,)`."""
     subsets = pairs.missing_subsets(target, proposal)
-
-    def particle() -> Any:
-        choices, log_q = simulate(proposal)
-        return log_density(target, {**choices, **subsets}) - log_q
-
-    return vmap(particle, axis_size=particles)()
+    return vmap(lambda: weighted_draw(target, proposal, subsets)[1], axis_size=particles)()
 
 
 def log_mean_exp(log_values: Any) -> Any:
-    """The log of the mean of the exponentials, over the first axis."""
+    """The log of the mean of the exponentials, over the first axis; NaN stays NaN, so that a fit sees it.
+
+    (`ppl.numerics.weights.log_mean_exp` counts NaN as weight zero, which is right for particles.)
+    """
     return jax.scipy.special.logsumexp(log_values, axis=0) - jnp.log(len(log_values))
 
 

@@ -18,9 +18,9 @@ import ppl.vi.pairing as pairs
 from ppl.semantics.lanes import vmap
 from ppl.semantics.program import Program
 from ppl.semantics.protocol import Choices
-from ppl.vi.held import held
-from ppl.vi.language import log_density, simulate
+from ppl.vi.language import held
 from ppl.vi.objective import Objective
+from ppl.vi.objectives import weighted_draw
 
 
 def q_wake(model: Program | pairs.Maker, guide: pairs.Maker, particles: int) -> Objective:
@@ -73,10 +73,5 @@ def resampled(target: Program, proposal: Program, particles: int) -> tuple[Choic
     fixed = held(proposal)
     subsets = pairs.missing_subsets(target, proposal)
     pairs.refuse_supports(target, proposal, "model in guide")
-
-    def particle() -> Any:
-        choices, log_q = simulate(fixed)
-        return choices, log_density(target, {**choices, **subsets}) - log_q
-
-    draws, log_weights = vmap(particle, axis_size=particles)()
+    draws, log_weights = vmap(lambda: weighted_draw(target, fixed, subsets), axis_size=particles)()
     return draws, subsets, lax.stop_gradient(jax.nn.softmax(log_weights))
