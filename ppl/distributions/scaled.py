@@ -9,10 +9,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, Shaped
-from numpyro.distributions.constraints import Constraint
+
+from ppl.distributions.wrapped import Wrapped
 
 
-class Scaled(dist.Distribution):
+class Scaled(Wrapped):
     r"""The density of a distribution raised to a power: $\log p_s(x) = s \log p(x)$.
 
     Args:
@@ -26,25 +27,11 @@ class Scaled(dist.Distribution):
         2.5
     """
 
-    arg_constraints = {}
-    pytree_data_fields = ("base_dist", "scale")
-    pytree_aux_fields = ("has_enumerate_support",)
+    pytree_data_fields = ("scale",)
 
     def __init__(self, base_dist: dist.Distribution, scale: ArrayLike) -> None:
-        self.base_dist = base_dist
         self.scale = scale
-        self.has_enumerate_support = bool(base_dist.has_enumerate_support)
-        super().__init__(base_dist.batch_shape, base_dist.event_shape)
-
-    @property
-    def support(self) -> Constraint | None:
-        """The support of the base distribution."""
-        return self.base_dist.support
-
-    @property
-    def has_rsample(self) -> bool:
-        """Whether draws are differentiable in the base distribution's parameters."""
-        return self.base_dist.has_rsample
+        super().__init__(base_dist)
 
     @property
     def mean(self) -> Shaped[Array, "..."]:
@@ -56,23 +43,7 @@ class Scaled(dist.Distribution):
         """The variance of a draw (of the base distribution)."""
         return self.base_dist.variance
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
-        """Draw from the base distribution.
-
-        Args:
-            key: A JAX key.
-            sample_shape: Leading axes of independent draws.
-
-        Returns:
-            Shape `(*sample_shape, *batch_shape, *event_shape)`.
-        """
-        return jnp.asarray(self.base_dist.sample(key, sample_shape))
-
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Float[Array, "..."]:
         """`scale` times the base distribution's log density (nats), batch-shaped."""
         base = self.base_dist.log_prob(value) if not intermediates else self.base_dist.log_prob(value, intermediates)
         return jnp.broadcast_to(self.scale, jnp.shape(base)) * base
-
-    def enumerate_support(self, expand: bool = True) -> Shaped[Array, "..."]:  # noqa: FBT001, FBT002
-        """The points of the base distribution's support, on a leading axis."""
-        return self.base_dist.enumerate_support(expand=expand)

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Float, Shaped
-from numpyro.distributions.constraints import Constraint
+from jaxtyping import Array, ArrayLike, Float
 
 from ppl.distributions.density import log_prob
 from ppl.distributions.drawn import law_of_draws
 from ppl.distributions.scaled import Scaled
+from ppl.distributions.wrapped import Wrapped
 from ppl.errors import StrategyError
 from ppl.vi.strategy import Node, Run
 
@@ -151,41 +151,19 @@ def leave_one_out() -> LeaveOneOut:
     return LeaveOneOut()
 
 
-class Baselined(dist.Distribution):
+class Baselined(Wrapped):
     """A distribution that carries a baseline for its own score function; see `baseline`."""
 
-    arg_constraints = {}
-    pytree_data_fields = ("base_dist", "value")
-    pytree_aux_fields = ("has_enumerate_support",)
+    pytree_data_fields = ("value",)
 
     def __init__(self, base_dist: dist.Distribution, value: ArrayLike) -> None:
-        self.base_dist = base_dist
         self.value = value
-        self.has_enumerate_support = bool(base_dist.has_enumerate_support)
-        super().__init__(base_dist.batch_shape, base_dist.event_shape)
-
-    @property
-    def support(self) -> Constraint | None:
-        """The support of the distribution."""
-        return self.base_dist.support
-
-    @property
-    def has_rsample(self) -> bool:
-        """Whether draws are differentiable."""
-        return self.base_dist.has_rsample
-
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
-        """Draw from the distribution."""
-        return jnp.asarray(self.base_dist.sample(key, sample_shape))
+        super().__init__(base_dist)
 
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Float[Array, "..."]:
         """The distribution's log density, in nats."""
         del intermediates
         return log_prob(self.base_dist, value)
-
-    def enumerate_support(self, expand: bool = True) -> Shaped[Array, "..."]:  # noqa: FBT001, FBT002
-        """The points of the distribution's support."""
-        return self.base_dist.enumerate_support(expand=expand)
 
 
 @law_of_draws.register
