@@ -73,14 +73,25 @@ def _expanded(found: Outcomes | None, measure: Any) -> Outcomes | None:
     """The outcomes of a distribution with a smaller batch shape, spread over the larger one."""
     if found is None:
         return None
-    small, shape = found.log_probs.shape[1:], measure.batch_shape
+    return jax.tree.map(lambda leaf: spread(leaf, found.log_probs.ndim - 1, measure.batch_shape, leading=1), found)
 
-    def spread(leaf: Any) -> Any:
-        event = leaf.shape[1 + len(small) :]
-        wide = leaf.reshape(len(leaf), *(1,) * (len(shape) - len(small)), *small, *event)
-        return jnp.broadcast_to(wide, (len(leaf), *shape, *event))
 
-    return Outcomes(jax.tree.map(spread, found.values), spread(found.log_probs))
+def spread(leaf: Any, rank: int, shape: tuple[int, ...], leading: int = 0) -> Any:
+    """An array over a batch, repeated over a larger one.
+
+    Args:
+        leaf: Shape `(*leading, *small, *event)`.
+        rank: The number of the small batch's axes.
+        shape: The larger batch shape, to which the small one broadcasts.
+        leading: The number of axes in front of the batch.
+
+    Returns:
+        Shape `(*leading, *shape, *event)`.
+    """
+    first, last = leaf.shape[:leading], leaf.shape[leading + rank :]
+    small = leaf.shape[leading : leading + rank]
+    wide = leaf.reshape(*first, *(1,) * (len(shape) - rank), *small, *last)
+    return jnp.broadcast_to(wide, (*first, *shape, *last))
 
 
 def pick(outcome_list: Outcomes, index: Any) -> tuple[Any, Any]:

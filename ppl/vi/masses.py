@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from ppl.distributions.drawn import law_of_draws
-from ppl.distributions.finite import outcomes
+from ppl.distributions.finite import outcomes, spread
 from ppl.vi.lanes import Lanes
 
 
@@ -56,9 +56,7 @@ def _independent(measure: dist.Independent) -> Any:
 @masses.register
 def _expanded(measure: dist.ExpandedDistribution) -> Any:
     inner = masses(measure.base_dist)
-    small, shape = inner.shape[1:], measure.batch_shape
-    wide = inner.reshape(len(inner), *(1,) * (len(shape) - len(small)), *small)
-    return jnp.broadcast_to(wide, (len(inner), *shape))
+    return spread(inner, inner.ndim - 1, measure.batch_shape, leading=1)
 
 
 @masses.register

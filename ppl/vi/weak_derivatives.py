@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from ppl.distributions.drawn import law_of_draws
+from ppl.distributions.finite import spread
 from ppl.errors import StrategyError
 from ppl.semantics.keys import site_key
 from ppl.vi.lanes import Lanes
@@ -149,13 +150,8 @@ def elements(measure: Any, node: Node) -> tuple[Family, Parameters]:
 
 def _spread(parameters: Parameters, own: tuple[int, ...], batch: tuple[int, ...]) -> Parameters:
     """Parameters for every element of a larger batch."""
-
-    def spread(leaf: Any, trailing: int) -> Any:
-        small, event = leaf.shape[: leaf.ndim - trailing], leaf.shape[leaf.ndim - trailing :]
-        wide = leaf.reshape(*(1,) * (len(batch) - len(small)), *small, *event)
-        return jnp.broadcast_to(wide, (*batch, *event))
-
-    return tuple(spread(jnp.asarray(leaf), trailing) for leaf, trailing in zip(parameters, own, strict=True))
+    leaves = map(jnp.asarray, parameters)
+    return tuple(spread(leaf, leaf.ndim - trailing, batch) for leaf, trailing in zip(leaves, own, strict=True))
 
 
 def _changed(value: Any, alternatives: Any) -> Any:
