@@ -108,10 +108,15 @@ class Flat:
 
     def free(self, vector: Float[Array, "dim"]) -> Choices:
         """The choices in R^n by address: the vector taken apart."""
-        return {s.address: vector[s.start : s.start + s.size].reshape(s.shape) for s in self.slots}
+        return taken_apart(self.slots, vector)
 
     def _nested(self, vector: Any) -> Choices:
         return ch.nest(self.free(vector), self.program.staged)
+
+
+def taken_apart(slots: tuple[Slot, ...], vector: Float[Array, "dim"]) -> Choices:
+    """The elements of a vector by address."""
+    return {s.address: vector[s.start : s.start + s.size].reshape(s.shape) for s in slots}
 
 
 class Structure:

@@ -6,6 +6,7 @@ x(u) is the bijection of `ppl.unconstrained`; a support may depend on earlier ch
 subsets (`ppl.plate(..., subsample_size=)`) are no part of it: no support depends on them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from numpyro.distributions import constraints
 from ppl.distributions.finite import outcomes
 from ppl.distributions.subset import RandomSubset
 from ppl.errors import MeasureError
-from ppl.inference.flat import Slot, Structure
+from ppl.inference.flat import Slot, Structure, taken_apart
 from ppl.semantics import choices as ch
 from ppl.semantics.handlers import Scoring
 from ppl.semantics.marginal import Marginal
@@ -70,7 +71,7 @@ class Latents:
             vector: A point of R^n.
             finite: The values of the finite choices.
         """
-        return self._moved(_Move(to_support=True), self._free(vector), finite)
+        return self._moved(_Move(to_support=True), self.free(vector), finite)
 
     def pull(self, choices: Choices, finite: Choices) -> tuple[Float[Array, "dim"], Float[Array, ""]]:
         """The vector of continuous choices (NaN outside a support), and the log Jacobian determinant there (nats)."""
@@ -85,10 +86,7 @@ class Latents:
 
     def free(self, vector: Float[Array, "dim"]) -> Choices:
         """The continuous choices in R^n by address: the vector taken apart."""
-        return self._free(vector)
-
-    def _free(self, vector: Any) -> Choices:
-        return {s.address: vector[s.start : s.start + s.size].reshape(s.shape) for s in self.layout.slots}
+        return taken_apart(self.layout.slots, vector)
 
     def standing_in(self) -> Choices:
         """The first members of each random subset, in its place."""
@@ -218,17 +216,18 @@ def _refuse_unsuitable(name: str, infos: dict[str, SiteInfo], endless: list[str]
     masked = [a for a, info in infos.items() if info.masked]
     if endless:
         raise MeasureError(
-            f"The choices {_told(infos, endless)} of {name!r} are discrete, and their outcomes are not 0 to K - 1 with "
+            f"The choices {told(infos, endless)} of {name!r} are discrete, and their outcomes are not 0 to K - 1 with "
             "K known while tracing.\nExpected: continuous choices, and ones from Bernoulli, Categorical and the like.\n"
             "Fix: write the guide as a model, with a law of your own for them, or sum them out by hand."
         )
     if masked:
         raise MeasureError(
-            f"The choices {_told(infos, masked)} of {name!r} lie inside a branch, so that the number of choices "
+            f"The choices {told(infos, masked)} of {name!r} lie inside a branch, so that the number of choices "
             "varies.\nExpected: choices that every run makes.\n"
             "Fix: draw them outside the branch, or write the guide as a model with the same branch."
         )
 
 
-def _told(infos: dict[str, SiteInfo], addresses: list[str]) -> str:
+def told(infos: dict[str, SiteInfo], addresses: Iterable[str]) -> str:
+    """Addresses with their lines and distributions, for messages."""
     return ", ".join(f"{a!r} ({infos[a].source}, {infos[a].distribution})" for a in addresses)

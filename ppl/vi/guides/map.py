@@ -22,7 +22,7 @@ from ppl.semantics.protocol import Choices
 from ppl.semantics.site import Site, Source, user_source
 from ppl.typing import PRNGKey
 from ppl.vi.guides.guide import Params
-from ppl.vi.guides.latents import Latents
+from ppl.vi.guides.latents import Latents, told
 from ppl.vi.guides.start import start
 
 
@@ -142,9 +142,8 @@ def refuse_finite(latents: Latents, what: str) -> None:
     """
     infos = ch.latent_infos(latents.program.staged)
     if finite := latents.layout.finite:
-        told = ", ".join(f"{a!r} ({infos[a].source}, {infos[a].distribution})" for a in finite)
         raise MeasureError(
-            f"{what} in R^n was asked of {latents.program.name!r}, whose choices {told} are discrete.\n"
+            f"{what} in R^n was asked of {latents.program.name!r}, whose choices {told(infos, finite)} are discrete.\n"
             "Expected: continuous choices only.\nFix: sum the others out, program.marginal(addresses), both in the "
             "guide and in the objective."
         )
