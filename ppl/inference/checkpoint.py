@@ -5,8 +5,10 @@ one that was not. A file of another run (other program, data, key or settings) i
 """
 
 import hashlib
+import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,51 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()[:16]
 
 
+class LastingFile:
+    """A file that is rewritten from time to time, whole or not at all, and read by the run alone that wrote it.
+
+    Args:
+        path: The file.
+        kind: What is in it.
+        identity: What tells the run from others, part by part.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str, identity: dict[str, str]) -> None:
+        self.path, self.kind, self.identity = Path(path), kind, identity
+        self._last, self._cost = time.monotonic(), 0.0
+
+    def save(self, contents: Callable[[], tuple[dict[str, Any], dict[str, Any]]], *, lazily: bool = False) -> None:
+        """Save arrays and a record; lazily: only where the last save is long enough ago."""
+        now = time.monotonic()
+        if lazily and now - self._last < max(SECONDS, SHARE * self._cost):
+            return
+        arrays, record = contents()
+        write(self.path, self.kind, arrays, {"identity": self.identity, **record})
+        self._last = time.monotonic()
+        self._cost = self._last - now
+
+    def saved(self, run: str, wrote: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The saved arrays and record; None where there is no file.
+
+        Args:
+            run: What wrote the file, for messages ("run", "fit").
+            wrote: What is to be the same in that which reads it, for messages.
+
+        Raises:
+            FileFormatError: the file is damaged, or of another run.
+        """
+        if not self.path.exists():
+            return None
+        arrays, record = read(self.path, self.kind)
+        if differing := [name for name, x in self.identity.items() if record["identity"].get(name) != x]:
+            raise FileFormatError(
+                f"The checkpoint {str(self.path)!r} is of another {run}: other {', '.join(differing)}.\n"
+                f"Expected: the {run} that wrote it: {wrote}.\n"
+                "Fix: give the same arguments, another path, or delete the file to start anew."
+            )
+        return arrays, record
+
+
 class Checkpoint:
     """Saves tracks to a file, and finds them there again.
 
@@ -69,19 +116,16 @@ class Checkpoint:
     """
 
     def __init__(self, path: Any, identity: dict[str, str]) -> None:
-        self.path, self.identity = Path(path), identity
-        self._last, self._cost = time.monotonic(), 0.0
+        self.file = LastingFile(path, KIND, identity)
 
     def __call__(self, tracks: list[Track | None], *, lazily: bool = False) -> None:
         """Save; lazily: only where the last save is long enough ago."""
-        now = time.monotonic()
-        if lazily and now - self._last < max(SECONDS, SHARE * self._cost):
-            return
-        state = [None if track is None else _saved(track) for track in list(tracks)]
-        arrays, structure = flatten_tree(state, "tracks")
-        write(self.path, KIND, arrays, {"identity": self.identity, "structure": structure})
-        self._last = time.monotonic()
-        self._cost = self._last - now
+
+        def contents() -> tuple[dict[str, Any], dict[str, Any]]:
+            arrays, structure = flatten_tree([None if t is None else _saved(t) for t in list(tracks)], "tracks")
+            return arrays, {"structure": structure}
+
+        self.file.save(contents, lazily=lazily)
 
     def tracks(self, sampler: Sampler, groups: list[Group]) -> list[Track | None] | None:
         """The saved tracks; None where there is no file.
@@ -89,17 +133,11 @@ class Checkpoint:
         Raises:
             FileFormatError: the file is damaged, or of another run.
         """
-        if not self.path.exists():
+        same = "the same arguments of ppl.infer, and the same model, with the same numbers in its code"
+        found = self.file.saved("run", same)
+        if found is None:
             return None
-        arrays, record = read(self.path, KIND)
-        if differing := [name for name, x in self.identity.items() if record["identity"].get(name) != x]:
-            raise FileFormatError(
-                f"The checkpoint {str(self.path)!r} is of another run: other {', '.join(differing)}.\n"
-                "Expected: the run that wrote it: the same arguments of ppl.infer, and the same model, with the same "
-                "numbers in its code.\n"
-                "Fix: give the same arguments, another path, or delete the file to start anew."
-            )
-        saved = unflatten_tree(record["structure"], arrays)
+        saved = unflatten_tree(found[1]["structure"], found[0])
         return [_restored(sampler, group, x) for group, x in zip(groups, saved, strict=True)]
 
 

@@ -6,8 +6,6 @@ or key) is refused, and nothing is overwritten.
 """
 
 import os
-import time
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -15,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppl.errors import FileFormatError
-from ppl.inference.checkpoint import SECONDS, SHARE, digest, lasting
-from ppl.inference.storage import read, write
+from ppl.inference.checkpoint import LastingFile, digest, lasting
 from ppl.vi.fit_steps import Problem, State, begun, stepped
 
 KIND = "fit"
@@ -33,19 +29,17 @@ class FitCheckpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], problem: Problem, start: Any) -> None:
-        self.path, self.identity = Path(path), identity(problem, start)
-        self._last, self._cost = time.monotonic(), 0.0
+        self.file = LastingFile(path, KIND, identity(problem, start))
 
     def __call__(self, state: State, values: tuple[np.ndarray, ...], *, lazily: bool = False) -> None:
         """Save; lazily: only where the last save is long enough ago."""
-        now = time.monotonic()
-        if lazily and now - self._last < max(SECONDS, SHARE * self._cost):
-            return
-        leaves = {f"state/{i}": x for i, x in enumerate(jax.tree.leaves(state))}
-        history = np.concatenate(values, axis=1) if values else np.zeros((len(state.done), 0), np.float32)
-        write(self.path, KIND, {**leaves, "history": history}, {"identity": self.identity})
-        self._last = time.monotonic()
-        self._cost = self._last - now
+
+        def contents() -> tuple[dict[str, Any], dict[str, Any]]:
+            leaves = {f"state/{i}": x for i, x in enumerate(jax.tree.leaves(state))}
+            history = np.concatenate(values, axis=1) if values else np.zeros((len(state.done), 0), np.float32)
+            return {**leaves, "history": history}, {}
+
+        self.file.save(contents, lazily=lazily)
 
     def load(self, state: State) -> tuple[State, tuple[np.ndarray, ...]]:
         """The saved state and history; the given state and no history where there is no file.
@@ -53,18 +47,12 @@ class FitCheckpoint:
         Raises:
             FileFormatError: the file is damaged, or of another fit.
         """
-        if not self.path.exists():
+        found = self.file.saved("fit", "the same objective, optimiser, parameters, data and key")
+        if found is None:
             return state, ()
-        arrays, record = read(self.path, KIND)
-        if differing := [name for name, x in self.identity.items() if record["identity"].get(name) != x]:
-            raise FileFormatError(
-                f"The checkpoint {str(self.path)!r} is of another fit: other {', '.join(differing)}.\n"
-                "Expected: the fit that wrote it: the same objective, optimiser, parameters, data and key.\n"
-                "Fix: give the same arguments, another path, or delete the file to start anew."
-            )
-        leaves, tree = jax.tree.flatten(state)
-        found = [jnp.asarray(arrays[f"state/{i}"]) for i in range(len(leaves))]
-        return jax.tree.unflatten(tree, found), (np.asarray(arrays["history"]),)
+        arrays, (leaves, tree) = found[0], jax.tree.flatten(state)
+        saved = [jnp.asarray(arrays[f"state/{i}"]) for i in range(len(leaves))]
+        return jax.tree.unflatten(tree, saved), (np.asarray(arrays["history"]),)
 
 
 def identity(problem: Problem, start: Any) -> dict[str, str]:
