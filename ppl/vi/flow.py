@@ -24,7 +24,7 @@ from ppl.vi.enumeration import Enumerate
 from ppl.vi.expectation import Expectation, Nested
 from ppl.vi.jumps import Jump, is_opaque, jump_of, jumping_outputs
 from ppl.vi.pathwise import Noise
-from ppl.vi.resolution import resolved
+from ppl.vi.resolution import looked_at, measure_avals, resolved
 from ppl.vi.strategy import Strategy
 
 
@@ -117,24 +117,19 @@ def _support_moves(equation: Any, moving: list[bool]) -> bool:
         law = law_of_draws(jax.tree.unflatten(signature.measure_tree, leaves))
         return [jnp.asarray(leaf) for leaf in jax.tree.leaves(getattr(law, "support", None))]
 
-    count = signature.num_leaves
-    avals = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars[:count]]
-    return any(moving[:count]) and any(outputs_that_move(jp.stage(bounds, *avals).code.jaxpr, moving[:count]))
+    ours = moving[: signature.num_leaves]
+    return any(ours) and any(outputs_that_move(jp.stage(bounds, *measure_avals(equation)).code.jaxpr, ours))
 
 
 def _nested(equation: Any, operands: list[Flow]) -> Flow:
     """An expectation of its own: smooth outside, whatever is wrong inside."""
-    programs: list[Any] = []
 
-    def look(*leaves: Any) -> None:
-        measure = jax.tree.unflatten(equation.params["signature"].measure_tree, leaves)
+    def look(measure: Any) -> Any:
         assert isinstance(measure, Expectation)
-        programs.append(measure.program.staged.code.jaxpr)
+        return measure.program.jaxpr
 
-    avals = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars]
-    jax.eval_shape(look, *avals)
-    inside = Walk(resolved(programs[0]), {})
-    (out,) = flows(programs[0], operands, inside)
+    jaxpr = looked_at(equation, look)
+    (out,) = flows(jaxpr, operands, Walk(resolved(jaxpr), {}))
     return Flow(any(flow.moving for flow in operands), joined(operands).choices, out.jumps)
 
 

@@ -4,7 +4,7 @@ The default differentiates through the draw where the sampler can be, enumerates
 takes the score function. Choices without parameters are noise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -64,25 +64,35 @@ def choices_in(jaxpr: Any, *, inside: bool = False) -> Iterator[Choice]:
                 yield from choices_in(code.jaxpr, inside=deeper)
 
 
+def measure_avals(equation: Any) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the leaves of a `sample` equation's measure."""
+    atoms = equation.invars[: equation.params["signature"].num_leaves]
+    return [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in atoms]
+
+
+def looked_at(equation: Any, look: Callable[[Any], Any]) -> Any:
+    """What `look` says of a `sample` equation's measure before the program runs; it sees leaves without values."""
+    tree, found = equation.params["signature"].measure_tree, []
+    jax.eval_shape(lambda *leaves: found.append(look(jax.tree.unflatten(tree, leaves))), *measure_avals(equation))
+    return found[0]
+
+
 def facts(equation: Any) -> Facts:
     """Look at the measure of a `sample` equation."""
-    signature, found = equation.params["signature"], []
+    signature = equation.params["signature"]
 
-    def look(*leaves: Any) -> None:
-        measure = jax.tree.unflatten(signature.measure_tree, leaves)
+    def look(measure: Any) -> tuple[Any, int | None]:
         law = law_of_draws(measure)
         listed = None if isinstance(measure, Expectation) else outcomes(law)
-        found.append((law, None if listed is None else joint_size(listed)))
+        return law, None if listed is None else joint_size(listed)
 
-    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars[: signature.num_leaves]]
-    jax.eval_shape(look, *avals)
-    law, size = found[0]
+    law, size = looked_at(equation, look)
     return Facts(
         kind=type(law),
         floating=all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in signature.avals),
         differentiable=bool(getattr(law, "has_rsample", False)),
         values=size,
-        parameters=any(jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals),
+        parameters=any(jnp.issubdtype(aval.dtype, jnp.floating) for aval in measure_avals(equation)),
         nested=isinstance(law, Expectation),
     )
 
