@@ -63,6 +63,13 @@ def key(request):
 
 
 @pytest.fixture
+def float64():
+    """Double precision while a test runs; for a whole file: `pytestmark = pytest.mark.usefixtures("float64")`."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
 def rng(request):
     """A NumPy generator of the test's own."""
     return np.random.default_rng(_seed(request))

@@ -29,10 +29,7 @@ OTHERS = [name for name in STRATEGIES if name not in FINITE]
 AT, EXACT = 0.7, 1e-8
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def cost_of(t, a, b):

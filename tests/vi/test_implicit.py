@@ -27,10 +27,7 @@ CIRCLE = np.linspace(-np.pi, np.pi, 8001)[:-1]
 LINE = np.linspace(-15.0, 15.0, 8001)
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def cost(x):

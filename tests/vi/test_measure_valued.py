@@ -25,10 +25,7 @@ MODULE = sys.modules["ppl.vi.weak_derivatives"]
 AT, STEP = 0.6, 1e-5
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def choice(address, law):

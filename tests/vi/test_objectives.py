@@ -20,10 +20,7 @@ CHOICES = {"a": ROWS[:, 0].astype(np.int32), "b": ROWS[:, 1].astype(np.int32)}
 AT = 0.4
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def choose():

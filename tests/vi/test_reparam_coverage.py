@@ -22,10 +22,7 @@ ROOT = ((1.0, 0.0), (0.3, 0.8))
 transforms = dist.transforms
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def root(t):

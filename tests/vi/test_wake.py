@@ -17,10 +17,7 @@ AT = 0.4
 PARTICLES = 2
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @ppl.model
